@@ -1,0 +1,33 @@
+-- The days of `daily_aggregates` hold the listens of `listen_events`, and no other days.
+with
+
+events as (
+
+    select
+        day,
+        count(*) as listens
+    from {{ ref('listen_events') }}
+    group by day
+
+),
+
+aggregates as (
+
+    select
+        day,
+        value as listens
+    from {{ ref('daily_aggregates') }}
+    where metric = 'listens' and dimension = 'all'
+
+)
+
+select
+    coalesce(events.day, aggregates.day) as day,
+    events.listens as in_events,
+    aggregates.listens as in_aggregates
+from events
+full outer join aggregates on events.day = aggregates.day
+where
+    events.listens is null
+    or aggregates.listens is null
+    or events.listens != aggregates.listens

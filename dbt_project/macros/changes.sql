@@ -1,0 +1,129 @@
+{#- The change ledger. `int_listens_deduplicated` consumes loads and announces a change in `int_changes`; every
+    model after it consumes changes. What a model has consumed stands in `int_built_changes`, written in the
+    model's own transaction, which reads one snapshot: a load that commits meanwhile is neither built nor
+    recorded, and comes next time. -#}
+
+{%- macro read_one_snapshot() -%}
+    set transaction isolation level repeatable read
+{%- endmacro %}
+
+{#- Change ids that model `this` has not built yet (all of them at a first build or a full refresh). -#}
+{% macro pending_changes() -%}
+    select changes.change_id
+    from {{ ref('int_changes') }} as changes
+    {%- if is_incremental() %}
+    where not exists (
+        select 1
+        from {{ ref('int_built_changes') }} as built
+        where built.model_name = '{{ this.identifier }}'
+            and built.change_id = changes.change_id
+    )
+    {%- endif %}
+{%- endmacro %}
+
+{#- The same with `partial` changes only: what an incremental run looks up row by row. -#}
+{% macro changed_listens() -%}
+    select listens.*
+    from {{ ref('int_listens_deduplicated') }} as listens
+    where listens.changed_at in ({{ pending_changes() }})
+{%- endmacro %}
+
+{#- True when this run rebuilds everything: a first build, a full refresh, or a pending change that says so. -#}
+{% macro rebuilds_all() -%}
+    {%- if not execute or not is_incremental() -%}
+        {{ return(true) }}
+    {%- endif -%}
+    {%- set found -%}
+        select count(*)
+        from {{ ref('int_changes') }} as changes
+        where changes.is_full
+            and changes.change_id in ({{ pending_changes() }})
+    {%- endset -%}
+    {{ return(run_query(found).columns[0][0] > 0) }}
+{%- endmacro %}
+
+{#- Pre-hook: takes out what the pending changes touch, by the columns `keys`, before the model puts it back.
+    What has lost its last listen so vanishes, too. -#}
+{% macro delete_touched(keys) -%}
+    {%- if is_incremental() -%}
+        {%- if rebuilds_all() -%}
+            delete from {{ this }}
+        {%- else -%}
+            delete from {{ this }}
+            where ({{ keys | join(', ') }}) in (
+                select {{ keys | join(', ') }}
+                from ({{ changed_listens() }}) as changed
+            )
+        {%- endif -%}
+    {%- endif -%}
+{%- endmacro %}
+
+{#- Post-hook of the models that consume changes. -#}
+{% macro record_built_changes() -%}
+    {%- if not is_incremental() %}
+    delete from {{ ref('int_built_changes') }} where model_name = '{{ this.identifier }}';
+    {%- endif %}
+    insert into {{ ref('int_built_changes') }} (model_name, change_id)
+    select '{{ this.identifier }}', pending.change_id
+    from ({{ pending_changes() }}) as pending
+{%- endmacro %}
+
+{#- Loads that model `this` has not built yet. -#}
+{% macro pending_loads() -%}
+    select loads.load_id
+    from {{ ref('stg_batch__loads') }} as loads
+    {%- if is_incremental() %}
+    where not exists (
+        select 1
+        from {{ ref('int_built_loads') }} as built
+        where built.model_name = '{{ this.identifier }}'
+            and built.load_id = loads.load_id
+    )
+    {%- endif %}
+{%- endmacro %}
+
+{% macro record_built_loads() -%}
+    {%- if not is_incremental() %}
+    delete from {{ ref('int_built_loads') }} where model_name = '{{ this.identifier }}';
+    {%- endif %}
+    insert into {{ ref('int_built_loads') }} (model_name, load_id)
+    select '{{ this.identifier }}', pending.load_id
+    from ({{ pending_loads() }}) as pending
+{%- endmacro %}
+
+{#- Post-hook of `int_listens_deduplicated`: announces what this run changed, and the time zones it used. A full
+    build, or a user with a new time zone, touches days that no row names any more: such a change is full. -#}
+{% macro announce_change() -%}
+    insert into {{ ref('int_changes') }} (change_id, is_full)
+    select
+        {{ change_id() }},
+        {{ 'false' if is_incremental() else 'true' }}
+        or exists (
+            select 1
+            from {{ ref('int_user_time_zones') }} as used
+            where used.time_zone != {{ time_zone_of('used.user_id') }}
+        )
+    {% if is_incremental() -%}
+    where exists (select 1 from {{ this }} where changed_at = {{ change_id() }})
+    {%- endif -%}
+    ;
+    {%- if is_incremental() %}
+    delete from {{ ref('int_user_time_zones') }} as used
+    where used.time_zone != {{ time_zone_of('used.user_id') }};
+    {%- else %}
+    delete from {{ ref('int_user_time_zones') }};
+    {%- endif %}
+    insert into {{ ref('int_user_time_zones') }} (user_id, time_zone)
+    select
+        users.user_id,
+        {{ time_zone_of('users.user_id') }}
+    from (
+        select distinct user_id from {{ this }} where changed_at = {{ change_id() }}
+    ) as users
+    where users.user_id not in (select used.user_id from {{ ref('int_user_time_zones') }} as used)
+{%- endmacro %}
+
+{#- One id a run: when it started. -#}
+{% macro change_id() -%}
+    cast('{{ run_started_at.isoformat() }}' as timestamp with time zone)
+{%- endmacro %}

@@ -1,0 +1,38 @@
+{#- The time zone of a user: the seed's, else var `time_zone`. -#}
+{% macro time_zone_of(user_id) -%}
+    coalesce(
+        (
+            select zones.time_zone
+            from {{ ref('user_time_zones') }} as zones
+            where zones.user_id = {{ user_id }}
+        ),
+        '{{ var("time_zone") }}'
+    )
+{%- endmacro %}
+
+{#- The calendar day of an instant in a time zone. -#}
+{% macro local_day(instant, time_zone) -%}
+    {{ return(adapter.dispatch('local_day')(instant, time_zone)) }}
+{%- endmacro %}
+
+{% macro default__local_day(instant, time_zone) -%}
+    cast({{ instant }} at time zone {{ time_zone }} as date)
+{%- endmacro %}
+
+{#- Text in code-point order, whatever the database's collation. -#}
+{% macro code_points(column) -%}
+    {{ return(adapter.dispatch('code_points')(column)) }}
+{%- endmacro %}
+
+{% macro default__code_points(column) -%}
+    {{ column }}
+{%- endmacro %}
+
+{% macro postgres__code_points(column) -%}
+    {{ column }} collate "C"
+{%- endmacro %}
+
+{#- Milliseconds as minutes. -#}
+{% macro minutes(milliseconds) -%}
+    cast({{ milliseconds }} as double precision) / 60000
+{%- endmacro %}

@@ -1,0 +1,101 @@
+{%- set columns = [
+    'listen_id', 'user_id', 'artist_id', 'track_id', 'recording_msid',
+    'recording_mbid', 'release_mbid', 'payload_hash', 'artist_name',
+    'track_name', 'album', 'artist_key', 'track_key', 'artist_mbids',
+    'submission_client', 'source', 'origin', 'duration_ms', 'listened_at',
+    'inserted_at',
+] %}
+with
+
+pending_loads as (
+
+    {{ pending_loads() }}
+
+),
+
+arrived as (
+
+    select listens.*
+    from {{ ref('stg_batch__listens') }} as listens
+    inner join pending_loads on listens.load_id = pending_loads.load_id
+
+),
+
+candidates as (
+
+    select {{ columns | join(', ') }}
+    from arrived
+    {%- if is_incremental() %}
+    union all
+    select {{ columns | join(', ') }}
+    from {{ this }}
+    where listen_id in (select arrived.listen_id from arrived)
+    union all
+    select {{ columns | join(', ') }}
+    from {{ this }}
+    where
+        user_id in (
+            select used.user_id
+            from {{ ref('int_user_time_zones') }} as used
+            where used.time_zone != {{ time_zone_of('used.user_id') }}
+        )
+    {%- endif %}
+
+),
+
+-- The best row of a listen, by what it says and never by when it came.
+ranked as (
+
+    select
+        candidates.*,
+        row_number() over (
+            partition by candidates.listen_id
+            order by
+                candidates.duration_ms desc nulls last,
+                case when candidates.album is null then 1 else 0 end,
+                candidates.recording_msid asc nulls last,
+                candidates.payload_hash,
+                {{ code_points('candidates.source') }},
+                {{ code_points('candidates.origin') }} asc nulls first
+        ) as preference
+    from candidates
+
+),
+
+zones as (
+
+    select
+        users.user_id,
+        {{ time_zone_of('users.user_id') }} as time_zone
+    from (select distinct candidates.user_id from candidates) as users
+
+),
+
+winners as (
+
+    select
+        {%- for column in columns %}
+        ranked.{{ column }},
+        {%- endfor %}
+        cast(null as uuid) as near_duplicate_of,
+        {{ local_day('ranked.listened_at', 'zones.time_zone') }} as day,
+        {{ change_id() }} as changed_at
+    from ranked
+    inner join zones on ranked.user_id = zones.user_id
+    where ranked.preference = 1
+
+)
+
+select winners.*
+from winners
+{%- if is_incremental() %}
+left join {{ this }} as built
+    on winners.listen_id = built.listen_id
+where
+    built.listen_id is null
+    or built.payload_hash != winners.payload_hash
+    or built.source != winners.source
+    or built.origin is distinct from winners.origin
+    or built.user_id != winners.user_id
+    or built.day != winners.day
+{%- endif %}

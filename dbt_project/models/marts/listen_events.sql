@@ -1,0 +1,41 @@
+with
+
+listens as (
+
+    {% if rebuilds_all() -%}
+    select * from {{ ref('int_listens_deduplicated') }}
+    {%- else -%}
+    {{ changed_listens() }}
+    {%- endif %}
+
+),
+
+accepted as (
+
+    select
+        listen_id,
+        user_id,
+        listened_at as played_at_ts,
+        track_name as track,
+        artist_name as artist,
+        album,
+        source,
+        track_id,
+        artist_id,
+        duration_ms,
+        day,
+        recording_msid,
+        recording_mbid,
+        inserted_at,
+        near_duplicate_of,
+        release_mbid,
+        artist_mbids,
+        submission_client,
+        changed_at as updated_at
+
+    from listens
+    where near_duplicate_of is null
+
+)
+
+select * from accepted

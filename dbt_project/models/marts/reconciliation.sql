@@ -1,0 +1,112 @@
+with
+
+loads as (
+
+    select load_id from {{ ref('stg_batch__loads') }}
+
+),
+
+counts as (
+
+    select
+        counts.user_id,
+        counts.listen_count,
+        counts.checked_at,
+        row_number() over (
+            partition by counts.user_id order by counts.checked_at desc
+        ) as recency
+    from {{ ref('stg_batch__listen_counts') }} as counts
+    inner join loads on counts.load_id = loads.load_id
+
+),
+
+landed as (
+
+    select
+        listens.user_id,
+        count(*) as landed
+    from {{ ref('stg_batch__listens') }} as listens
+    inner join loads on listens.load_id = loads.load_id
+    group by listens.user_id
+
+),
+
+-- What ListenBrainz calls one listen (its table's unique key).
+held_listens as (
+
+    select
+        listens.user_id,
+        count(
+            distinct (listens.listened_at, listens.recording_msid)
+        ) as held
+    from {{ ref('stg_batch__listens') }} as listens
+    inner join loads on listens.load_id = loads.load_id
+    where listens.source = 'listenbrainz'
+    group by listens.user_id
+
+),
+
+refused as (
+
+    select
+        quarantine.user_id,
+        count(distinct quarantine.payload_hash) as refused,
+        count(
+            distinct case
+                when quarantine.source = 'listenbrainz'
+                    then quarantine.payload_hash
+            end
+        ) as held
+    from {{ ref('stg_batch__quarantine') }} as quarantine
+    inner join loads on quarantine.load_id = loads.load_id
+    group by quarantine.user_id
+
+),
+
+accepted as (
+
+    select
+        user_id,
+        count(*) as listens
+    from {{ ref('listen_events') }}
+    group by user_id
+
+),
+
+users as (
+
+    select user_id from counts
+    union
+    select user_id from landed
+    union
+    select coalesce(user_id, '') from refused
+
+),
+
+reconciled as (
+
+    select
+        users.user_id,
+        counts.checked_at,
+        counts.listen_count as reported,
+        coalesce(held_listens.held, 0) + coalesce(refused.held, 0) as held,
+        counts.listen_count
+        - coalesce(held_listens.held, 0)
+        - coalesce(refused.held, 0) as difference,
+        coalesce(landed.landed, 0) as landed,
+        coalesce(refused.refused, 0) as refused,
+        coalesce(landed.landed, 0) - coalesce(accepted.listens, 0)
+            as duplicates,
+        coalesce(accepted.listens, 0) as listens
+
+    from users
+    left join counts
+        on users.user_id = counts.user_id and counts.recency = 1
+    left join landed on users.user_id = landed.user_id
+    left join held_listens on users.user_id = held_listens.user_id
+    left join refused on users.user_id = coalesce(refused.user_id, '')
+    left join accepted on users.user_id = accepted.user_id
+
+)
+
+select * from reconciled

@@ -1,0 +1,99 @@
+with
+
+listens as (
+
+    select *
+    from {{ ref('int_listens_deduplicated') }}
+    where
+        near_duplicate_of is null
+        {%- if not rebuilds_all() %}
+        and track_id in (
+            select changed.track_id from ({{ changed_listens() }}) as changed
+        )
+        {%- endif %}
+
+),
+
+-- Far fewer rows than listens: the rest is counted from these.
+variants as (
+
+    select
+        track_id,
+        user_id,
+        track_name,
+        album,
+        recording_mbid,
+        count(*) as listens,
+        max(duration_ms) as duration_ms,
+        min(listened_at) as first_played_at,
+        max(listened_at) as last_played_at,
+        min(artist_key) as artist_key,
+        min(track_key) as track_key,
+        -- Any of them: a track id holds its artist's.
+        min(cast(artist_id as text)) as artist_id
+
+    from listens
+    group by track_id, user_id, track_name, album, recording_mbid
+
+),
+
+names as (
+
+    {{ most_frequent('variants', 'track_id', 'track_name') }}
+
+),
+
+albums as (
+
+    {{ most_frequent('variants', 'track_id', 'album') }}
+
+),
+
+mbids as (
+
+    {{ most_frequent('variants', 'track_id', 'recording_mbid', 'recording_mbid') }}
+
+),
+
+totals as (
+
+    select
+        track_id,
+        min(artist_id) as artist_id,
+        min({{ code_points('track_key') }}) as track_key,
+        min({{ code_points('artist_key') }}) as artist_key,
+        sum(listens) as listens,
+        count(distinct user_id) as listeners,
+        max(duration_ms) as duration_ms,
+        min(first_played_at) as first_played_at,
+        max(last_played_at) as last_played_at
+
+    from variants
+    group by track_id
+
+),
+
+tracks as (
+
+    select
+        totals.track_id,
+        names.track_name,
+        cast(totals.artist_id as uuid) as artist_id,
+        albums.album,
+        mbids.recording_mbid,
+        totals.duration_ms,
+        cast(totals.listens as bigint) as listens,
+        totals.listeners,
+        totals.first_played_at,
+        totals.last_played_at,
+        totals.track_key,
+        totals.artist_key
+
+    from totals
+    inner join names on totals.track_id = names.track_id
+    left join albums on totals.track_id = albums.track_id
+    left join mbids on totals.track_id = mbids.track_id
+
+)
+
+select * from tracks

@@ -1,0 +1,36 @@
+with
+
+listens as (
+
+    select *
+    from {{ ref('listen_events') }}
+    {%- if not rebuilds_all() %}
+    where
+        (user_id, day) in (
+            select
+                changed.user_id,
+                changed.day
+            from ({{ changed_listens() }}) as changed
+        )
+    {%- endif %}
+
+),
+
+counted as (
+
+    select
+        day,
+        user_id,
+        track_id,
+        artist_id,
+        count(*) as listens,
+        {{ minutes('coalesce(sum(duration_ms), 0)') }} as minutes_listened,
+        cast(coalesce(sum(duration_ms), 0) as bigint) as milliseconds_listened,
+        count(*) - count(duration_ms) as listens_without_duration
+
+    from listens
+    group by day, user_id, track_id, artist_id
+
+)
+
+select * from counted

@@ -1,0 +1,205 @@
+"""Where and how everything lands: one dlt pipeline a source, Arrow -> Parquet -> ADBC -> schema `raw`.
+
+The destination is the truth. Under one advisory lock, each run first forgets what an interrupted one left
+(rows whose load was never completed, packages on disk) and takes the state from the destination; what was in
+flight is read again. So a crash anywhere leaves neither a gap nor a double.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from music_pulse.database import connect
+from music_pulse.errors import DatabaseError, PulseError
+from music_pulse.settings import Credentials, Settings
+
+if TYPE_CHECKING:
+    import dlt
+    import psycopg
+
+logger = logging.getLogger(__name__)
+
+DATASET = "raw"
+RAW_TABLES = ("listens", "quarantine", "listen_counts")
+LANDING_LOCK = 7_310_241_001
+"""Key of the advisory lock that lets one landing run at a time."""
+
+RAW_CONTRACT: Any = {"tables": "evolve", "columns": "freeze", "data_type": "freeze"}
+"""The Arrow schemas are the contract: the first load makes the tables, and nothing may widen them later."""
+
+_CONFIG = {
+    "RUNTIME__DLTHUB_TELEMETRY": "false",
+    "RUNTIME__LOG_LEVEL": "CRITICAL",
+    "NORMALIZE__PARQUET_NORMALIZER__ADD_DLT_LOAD_ID": "true",
+    # Two cores: more loaders only take memory. A failed job fails the run instead of waiting for a retry.
+    "LOAD__WORKERS": "2",
+    "LOAD__RAISE_ON_FAILED_JOBS": "true",
+    "DATA_WRITER__FILE_MAX_ITEMS": "250000",
+    "SCHEMA__NAMING": "snake_case",
+}
+
+
+@dataclass
+class Landed:
+    """What one run wrote to raw, in rows."""
+
+    listens: int = 0
+    refused: int = 0
+
+    def __iadd__(self, other: Landed) -> Landed:
+        self.listens += other.listens
+        self.refused += other.refused
+        return self
+
+
+@dataclass(frozen=True)
+class Landing:
+    """An open landing: a dlt pipeline that is in step with its destination, and a loader's connection."""
+
+    pipeline: dlt.Pipeline
+    connection: psycopg.Connection
+
+    def run(self, data: Any) -> Landed:
+        """Load a dlt source or resource as one package: all of it is committed, or nothing counts."""
+        with _one_line_errors():
+            self.pipeline.run(data, loader_file_format="parquet")
+        counts = self.pipeline.last_trace.last_normalize_info.row_counts
+        landed = Landed(listens=counts.get("listens", 0), refused=counts.get("quarantine", 0))
+        logger.info("loaded %d listens, %d refused", landed.listens, landed.refused)
+        return landed
+
+    def state(self, source: str) -> dict[str, Any]:
+        """Return the state of a dlt source as last committed."""
+        state: dict[str, Any] = self.pipeline.state.get("sources", {}).get(source, {})
+        return state
+
+    def landed_hashes(self, source: str, user_name: str, start: int, end: int) -> frozenset[bytes]:
+        """Return the payload hashes of what this user's [start, end) (seconds) holds, quarantine included."""
+        rows = self.connection.execute(
+            """
+            select payload_hash from raw.listens
+            where source = %(source)s and user_name = %(user)s
+              and listened_at >= to_timestamp(%(start)s) and listened_at < to_timestamp(%(end)s)
+            union all
+            select payload_hash from raw.quarantine where source = %(source)s and user_name = %(user)s
+            """,
+            {"source": source, "user": user_name, "start": start, "end": end},
+        )
+        return frozenset(row[0].bytes for row in rows)
+
+
+@contextmanager
+def landing(settings: Settings, name: str) -> Iterator[Landing]:
+    """Open the pipeline `name` for landing; waits while another landing runs."""
+    with connect(settings.credentials("loader"), autocommit=True) as connection, _one_line_errors():
+        _lock(connection)
+        create_raw_tables(connection)
+        pipeline = pipeline_for(settings, name)
+        if pipeline.has_pending_data:
+            logger.info("an interrupted load is forgotten and read again")
+        pipeline.drop()
+        _forget_uncommitted(connection)
+        pipeline.sync_destination()
+        yield Landing(pipeline, connection)
+
+
+def pipeline_for(settings: Settings, name: str) -> dlt.Pipeline:
+    """Return the dlt pipeline `name` into schema raw; its working folder is under `settings.home`."""
+    os.environ.update(_CONFIG)
+    import dlt
+
+    return dlt.pipeline(
+        name,
+        pipelines_dir=str(pipelines_dir(settings)),
+        destination=dlt.destinations.postgres(credentials=_dsn(settings.credentials("loader"))),
+        dataset_name=DATASET,
+    )
+
+
+def pipelines_dir(settings: Settings) -> Path:
+    """Return the folder for `dlt pipeline --pipelines-dir`."""
+    return settings.home / "dlt" / settings.postgres_dbname
+
+
+def prepare_raw(settings: Settings) -> None:
+    """Create the raw tables where they are missing, so that dbt can build before anything was loaded."""
+    with connect(settings.credentials("loader"), autocommit=True) as connection:
+        if connection.execute("select to_regclass('raw.listen_counts_load_id')").fetchone() == (None,):
+            create_raw_tables(connection)
+
+
+def create_raw_tables(connection: psycopg.Connection) -> None:
+    """Run `raw.sql`; idempotent."""
+    connection.execute("set client_min_messages to warning")
+    connection.execute((Path(__file__).parent / "raw.sql").read_bytes())
+
+
+def _lock(connection: psycopg.Connection) -> None:
+    row = connection.execute("select pg_try_advisory_lock(%s)", [LANDING_LOCK]).fetchone()
+    if row != (True,):
+        logger.warning("another load is running: waiting for it to end")
+        connection.execute("select pg_advisory_lock(%s)", [LANDING_LOCK])
+
+
+def _forget_uncommitted(connection: psycopg.Connection) -> None:
+    """Delete rows of loads that were never completed; load ids are found by skipping along the index."""
+    for table in RAW_TABLES:
+        deleted = connection.execute(
+            f"""
+            with recursive loads as (
+                (select _dlt_load_id from raw.{table} order by 1 limit 1)
+                union all
+                select (select _dlt_load_id from raw.{table} where _dlt_load_id > loads._dlt_load_id order by 1 limit 1)
+                from loads where loads._dlt_load_id is not null
+            )
+            delete from raw.{table} where _dlt_load_id in (
+                select _dlt_load_id from loads where _dlt_load_id is not null
+                except select load_id from raw._dlt_loads where status = 0
+            )
+            """.encode()
+        ).rowcount
+        if deleted:
+            logger.info("deleted %d rows of an interrupted load from raw.%s", deleted, table)
+
+
+def _dsn(login: Credentials) -> str:
+    from urllib.parse import quote
+
+    user, password = quote(login.user, safe=""), quote(login.password, safe="")
+    return (
+        f"postgresql://{user}:{password}@{login.host}:{login.port}/{quote(login.dbname, safe='')}"
+        f"?sslmode={login.sslmode}&connect_timeout=10"
+    )
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Turn what dlt and the drivers raise into a `PulseError`; the first cause is the one that tells."""
+    try:
+        yield
+    except (PulseError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        logger.debug("landing failed", exc_info=True)
+        raise _explain(error) from error
+
+
+def _explain(error: BaseException) -> PulseError:
+    cause: BaseException = error
+    while True:
+        if isinstance(cause, PulseError):
+            return cause
+        following = cause.__cause__ or cause.__context__
+        if following is None:
+            break
+        cause = following
+    text = " ".join(str(cause).split())[:300] or type(cause).__name__
+    return DatabaseError(
+        f"landing in raw failed: {text} (nothing of this load counts; mend the cause and run again)"
+    )

@@ -1,0 +1,62 @@
+-- The raw tables that dlt appends to. dlt would create them as well, but without indexes and with md5 ids as
+-- `bytea` (it has no uuid type; ADBC's binary COPY fills a `uuid` column from 16 bytes as it is).
+create table if not exists raw.listens (
+    listen_id uuid not null,
+    artist_id uuid not null,
+    track_id uuid not null,
+    user_name text not null,
+    listened_at timestamptz not null,
+    artist_name text not null,
+    track_name text not null,
+    album text,
+    artist_key text not null,
+    track_key text not null,
+    duration_ms bigint,
+    recording_msid uuid,
+    recording_mbid uuid,
+    release_mbid uuid,
+    artist_mbids text,
+    submission_client text,
+    additional_info text,
+    mbid_mapping text,
+    inserted_at timestamptz,
+    source text not null,
+    origin text,
+    payload_hash uuid not null,
+    _dlt_load_id text not null
+);
+
+create table if not exists raw.quarantine (
+    source text not null,
+    origin text,
+    position text,
+    user_name text,
+    reason text not null,
+    payload text not null,
+    payload_hash uuid not null,
+    seen_at timestamptz not null,
+    _dlt_load_id text not null
+);
+
+create table if not exists raw.listen_counts (
+    user_name text not null,
+    listen_count bigint not null,
+    checked_at timestamptz not null,
+    _dlt_load_id text not null
+);
+
+-- dlt's own list of loads, here so that dbt can build before anything was loaded. A load counts once its row
+-- stands here with status 0.
+create table if not exists raw._dlt_loads (
+    load_id varchar not null,
+    schema_name varchar,
+    status bigint not null,
+    inserted_at timestamptz not null,
+    schema_version_hash varchar
+);
+
+-- Rows of one load lie together and times of one load are close: both indexes stay small and cheap.
+create index if not exists listens_load_id on raw.listens (_dlt_load_id);
+create index if not exists listens_listened_at on raw.listens using brin (listened_at) with (autosummarize = on);
+create index if not exists quarantine_load_id on raw.quarantine (_dlt_load_id);
+create index if not exists listen_counts_load_id on raw.listen_counts (_dlt_load_id);

@@ -1,0 +1,203 @@
+"""Listens -> Arrow tables of `raw.listens` and `raw.quarantine`, a bounded batch at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from hashlib import md5
+from typing import Any
+
+import pyarrow as pa
+
+from music_pulse.identity import Identifier
+from music_pulse.listens import Listen, RefusedListen, escaped, from_json, to_json, validate
+
+BATCH_ROWS = 50_000
+MAX_PAYLOAD_CHARS = 1_000_000
+"""A longer refused payload is kept cut: Postgres takes no text beyond 1 GB."""
+
+_UUID = pa.binary(16)
+_SECONDS = pa.timestamp("us", tz="UTC")
+
+LISTENS_SCHEMA = pa.schema(
+    [
+        pa.field("listen_id", _UUID, nullable=False),
+        pa.field("artist_id", _UUID, nullable=False),
+        pa.field("track_id", _UUID, nullable=False),
+        pa.field("user_name", pa.string(), nullable=False),
+        pa.field("listened_at", _SECONDS, nullable=False),
+        pa.field("artist_name", pa.string(), nullable=False),
+        pa.field("track_name", pa.string(), nullable=False),
+        pa.field("album", pa.string()),
+        pa.field("artist_key", pa.string(), nullable=False),
+        pa.field("track_key", pa.string(), nullable=False),
+        pa.field("duration_ms", pa.int64()),
+        pa.field("recording_msid", _UUID),
+        pa.field("recording_mbid", _UUID),
+        pa.field("release_mbid", _UUID),
+        pa.field("artist_mbids", pa.string()),
+        pa.field("submission_client", pa.string()),
+        pa.field("additional_info", pa.string()),
+        pa.field("mbid_mapping", pa.string()),
+        pa.field("inserted_at", _SECONDS),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("origin", pa.string()),
+        pa.field("payload_hash", _UUID, nullable=False),
+    ]
+)
+"""`raw.listens` as it is landed (dlt adds `_dlt_load_id`); see `extract/raw.sql`."""
+
+QUARANTINE_SCHEMA = pa.schema(
+    [
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("origin", pa.string()),
+        pa.field("position", pa.string()),
+        pa.field("user_name", pa.string()),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("payload", pa.string(), nullable=False),
+        pa.field("payload_hash", _UUID, nullable=False),
+        pa.field("seen_at", _SECONDS, nullable=False),
+    ]
+)
+"""`raw.quarantine` as it is landed."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One batch, ready to land."""
+
+    listens: pa.Table
+    quarantine: pa.Table
+
+
+@dataclass
+class RowBuilder:
+    """Collects listens of one source and origin and hands them out as `Rows`.
+
+    `user_name` stands in where a listen names none; `known` are payload hashes that are landed already and are
+    passed over.
+    """
+
+    source: str
+    origin: str | None = None
+    user_name: str | None = None
+    clock: Callable[[], float] = time.time
+    known: frozenset[bytes] = frozenset()
+    _identifier: Identifier = field(default_factory=Identifier)
+    _listens: list[Listen] = field(default_factory=list)
+    _hashes: list[bytes] = field(default_factory=list)
+    _refused: list[tuple[str | None, str | None, str, str, bytes]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self._listens) + len(self._refused)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it is time to `take`."""
+        return len(self) >= BATCH_ROWS
+
+    def add_line(self, line: bytes, position: str | None = None) -> None:
+        """Add a listen that is a line of JSON; what can't be decoded is refused."""
+        digest = md5(line, usedforsecurity=False).digest()
+        if digest in self.known:
+            return
+        try:
+            listen = from_json(line)
+        except ValueError:
+            self.refuse("not JSON", escaped(line), digest, position)
+            return
+        self._add(listen, digest, line, position)
+
+    def add(self, listen: Any, position: str | None = None) -> None:
+        """Add a decoded listen."""
+        payload = to_json(listen)
+        digest = md5(payload.encode(), usedforsecurity=False).digest()
+        if digest not in self.known:
+            self._add(listen, digest, payload, position)
+
+    def refuse(self, reason: str, payload: str, digest: bytes, position: str | None) -> None:
+        """Put a record into quarantine; `payload` must be storable text."""
+        self._refused.append((position, self.user_name, reason, payload[:MAX_PAYLOAD_CHARS], digest))
+
+    def _add(self, listen: Any, digest: bytes, payload: bytes | str, position: str | None) -> None:
+        try:
+            valid = validate(listen, now=self.clock(), user_name=self.user_name)
+        except RefusedListen as error:
+            self.refuse(str(error), escaped(payload), digest, position)
+        else:
+            self._listens.append(valid)
+            self._hashes.append(digest)
+
+    def take(self) -> Rows:
+        """Return what was collected, and start anew."""
+        rows = Rows(listens=self._listens_table(), quarantine=self._quarantine_table())
+        self._listens, self._hashes, self._refused = [], [], []
+        return rows
+
+    def _listens_table(self) -> pa.Table:
+        if not self._listens:
+            return LISTENS_SCHEMA.empty_table()
+        names = dict(zip(Listen._fields, zip(*self._listens, strict=True), strict=True))
+        columns: dict[str, Any] = {
+            name: values for name, values in names.items() if name not in ("listened_at", "inserted_at")
+        }
+        columns["listened_at"] = timestamps(names["listened_at"])
+        columns["inserted_at"] = timestamps([value and int(value) for value in names["inserted_at"]])
+        return listens_table(columns, self._identifier, names["listened_at"], self.source, self.origin, self._hashes)
+
+    def _quarantine_table(self) -> pa.Table:
+        if not self._refused:
+            return QUARANTINE_SCHEMA.empty_table()
+        positions, users, reasons, payloads, hashes = zip(*self._refused, strict=True)
+        count = len(self._refused)
+        columns = {
+            "source": [self.source] * count,
+            "origin": [self.origin] * count,
+            "position": positions,
+            "user_name": users,
+            "reason": reasons,
+            "payload": payloads,
+            "payload_hash": hashes,
+            "seen_at": timestamps([int(self.clock())] * count),
+        }
+        return pa.table([columns[name] for name in QUARANTINE_SCHEMA.names], schema=QUARANTINE_SCHEMA)
+
+
+def listens_table(
+    columns: dict[str, Any],
+    identifier: Identifier,
+    listened_at: Sequence[int],
+    source: str,
+    origin: str | None,
+    hashes: Sequence[bytes],
+) -> pa.Table:
+    """Complete `columns` (those of a `Listen`) by ids, keys, source and hashes to `LISTENS_SCHEMA`."""
+    count = len(listened_at)
+    ids = identifier.identify(columns["user_name"], listened_at, columns["artist_name"], columns["track_name"])
+    complete = {
+        **columns,
+        "listen_id": ids.listen_ids,
+        "artist_id": ids.artist_ids,
+        "track_id": ids.track_ids,
+        "artist_key": ids.artist_keys,
+        "track_key": ids.track_keys,
+        "source": pa.repeat(source, count),
+        "origin": pa.repeat(pa.scalar(origin, pa.string()), count),
+        "payload_hash": hashes,
+    }
+    return pa.table([complete[name] for name in LISTENS_SCHEMA.names], schema=LISTENS_SCHEMA)
+
+
+def timestamps(seconds: Sequence[int | None]) -> pa.Array:
+    """Make a timestamp column (microseconds, UTC) of seconds since 1970."""
+    return pa.array(seconds, pa.int64()).cast(pa.timestamp("s", tz="UTC")).cast(_SECONDS)
+
+
+def batches(builder: RowBuilder, add_next: Iterator[None]) -> Iterator[Rows]:
+    """Run `add_next` (which adds one record a step) and yield `Rows` whenever the builder is full."""
+    for _ in add_next:
+        if builder.is_full:
+            yield builder.take()
+    if len(builder):
+        yield builder.take()

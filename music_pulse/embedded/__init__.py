@@ -1,0 +1,1 @@
+"""The servers that run without Docker: started from wheels, state under the home folder."""

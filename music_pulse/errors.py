@@ -1,0 +1,55 @@
+"""The errors that a user can act on: one line that says what happened and what to do."""
+
+from __future__ import annotations
+
+
+class PulseError(Exception):
+    """An expected failure. Its text is one line for a person; the command ends with `exit_code`."""
+
+    exit_code = 1
+
+
+class ConfigurationError(PulseError):
+    """A setting, or a pair of settings, that can't work."""
+
+    exit_code = 2
+
+
+class InputError(PulseError):
+    """A file or an argument that isn't what it should be."""
+
+    exit_code = 2
+
+
+class DatabaseError(PulseError):
+    """The database can't be reached, is full, or refused a statement."""
+
+    exit_code = 3
+
+
+class ExternalAPIError(PulseError):
+    """An external API failed for good (after the retries).
+
+    `url` is the request's address, `status` its HTTP status (None when there was no answer).
+    """
+
+    exit_code = 4
+
+    def __init__(self, message: str, *, url: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.url = url
+        self.status = status
+
+
+class UnreachableAPIError(ExternalAPIError):
+    """No connection to the API could be made at all (no network, wrong address)."""
+
+
+class UnknownUserError(ExternalAPIError):
+    """The API has no user of that name."""
+
+
+class BuildError(PulseError):
+    """dbt failed to build or to test; its own output, above, names the models."""
+
+    exit_code = 5

@@ -1,0 +1,222 @@
+"""What a listen is: one place validates the ListenBrainz form and makes raw rows of it.
+
+listen (a decoded JSON object) -> Listen, or RefusedListen with a reason
+
+The limits are ListenBrainz' own (webserver/views/api_tools.py, listenstore/__init__.py). Nothing that can be
+kept is refused: only a listen without a usable user, time, artist or track is.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import orjson
+
+MIN_LISTENED_AT = 1_033_430_400
+"""2002-10-01T00:00:00Z, when Audioscrobbler began; earlier times are wrong clocks."""
+
+ALLOWED_SKEW_S = 3600
+"""How far ahead of now `listened_at` may be, in seconds."""
+
+MAX_DURATION_MS = 2_073_600_000
+"""24 days; a longer duration is taken as unknown."""
+
+MAX_USER_NAME = 255
+
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}\Z")
+_TYPED_INFO = frozenset(
+    {
+        "duration",
+        "duration_ms",
+        "recording_msid",
+        "recording_mbid",
+        "release_mbid",
+        "artist_mbids",
+        "submission_client",
+    }
+)
+
+
+class RefusedListen(ValueError):
+    """A listen that can't be kept; its text is the reason, a short stable phrase."""
+
+
+class Listen(NamedTuple):
+    """A valid listen, in the order of the raw columns; UUIDs as 16 bytes, times in seconds since 1970."""
+
+    user_name: str
+    listened_at: int
+    artist_name: str
+    track_name: str
+    album: str | None
+    duration_ms: int | None
+    recording_msid: bytes | None
+    recording_mbid: bytes | None
+    release_mbid: bytes | None
+    artist_mbids: str | None
+    submission_client: str | None
+    additional_info: str | None
+    mbid_mapping: str | None
+    inserted_at: float | None
+
+
+def validate(listen: Any, *, now: float, user_name: str | None = None) -> Listen:
+    """Read one decoded listen; `user_name` stands in where the listen names none.
+
+    `now` is in seconds since 1970. Raises `RefusedListen`.
+    """
+    if type(listen) is not dict:
+        raise RefusedListen("not a JSON object")
+    metadata = listen.get("track_metadata")
+    if type(metadata) is not dict:
+        raise RefusedListen("track_metadata is missing")
+    info = metadata.get("additional_info")
+    if type(info) is not dict:
+        info = {} if info is None else {"additional_info": info}
+    mapping = metadata.get("mbid_mapping")
+    if type(mapping) is not dict:
+        mapping = None
+    album = metadata.get("release_name")
+    if album is not None:
+        album = _album(album)
+    inserted_at = listen.get("inserted_at")
+    if inserted_at is not None:
+        inserted_at = _seconds(inserted_at) or None
+    msid = listen.get("recording_msid") or metadata.get("recording_msid") or info.get("recording_msid")
+    mapped = mapping or info
+    artist_mbids = info.get("artist_mbids") or mapped.get("artist_mbids")
+    return Listen(
+        user_name=_user_name(listen.get("user_name") or user_name),
+        listened_at=_listened_at(listen.get("listened_at"), now),
+        artist_name=_name(metadata.get("artist_name"), "artist_name"),
+        track_name=_name(metadata.get("track_name"), "track_name"),
+        album=album,
+        duration_ms=_duration_ms(info) if info else None,
+        recording_msid=uuid_bytes(msid) if msid else None,
+        recording_mbid=uuid_bytes(info.get("recording_mbid")) or uuid_bytes(mapped.get("recording_mbid")),
+        release_mbid=uuid_bytes(info.get("release_mbid")) or uuid_bytes(mapped.get("release_mbid")),
+        artist_mbids=to_json(artist_mbids) if artist_mbids else None,
+        submission_client=_text(info.get("submission_client")),
+        additional_info=None if info.keys() <= _TYPED_INFO else to_json(info),
+        mbid_mapping=to_json(mapping) if mapping else None,
+        inserted_at=inserted_at,
+    )
+
+
+def to_json(value: Any) -> str:
+    """Write canonical JSON (sorted keys) that Postgres can store: NUL and lone surrogates stay escaped."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS).decode()
+    except (TypeError, ValueError):  # lone surrogates, integers beyond 64 bits, very deep nesting
+        import json
+
+        return json.dumps(value, sort_keys=True, ensure_ascii=True, default=str)
+
+
+def from_json(text: bytes | str) -> Any:
+    """Decode JSON; also what orjson refuses and ListenBrainz sends (lone surrogates, huge integers).
+
+    Raises `ValueError`.
+    """
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        import json
+
+        try:
+            return json.loads(text)
+        except RecursionError as error:
+            raise ValueError("nested too deeply") from error
+
+
+def escaped(payload: bytes | str) -> str:
+    """Make any bytes storable as text: undecodable bytes, NUL and lone surrogates are backslash-escaped."""
+    text = payload.decode("utf-8", "backslashreplace") if isinstance(payload, bytes) else payload
+    return _UNSTORABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def uuid_bytes(value: Any) -> bytes | None:
+    """Return the 16 bytes of a UUID in text form; None for anything else."""
+    if type(value) is not str or not _UUID.match(value):
+        return None
+    return bytes.fromhex(value.replace("-", ""))
+
+
+def _listened_at(value: Any, now: float) -> int:
+    if type(value) is not int:
+        if value is None:
+            raise RefusedListen("listened_at is missing")
+        number = _seconds(value)
+        if number is None:
+            raise RefusedListen("listened_at is not a number")
+        value = int(number)
+    if value < MIN_LISTENED_AT:
+        raise RefusedListen("listened_at is before 2002-10-01")
+    if value >= now + ALLOWED_SKEW_S:
+        raise RefusedListen("listened_at is in the future")
+    return value
+
+
+def _seconds(value: Any) -> float | None:
+    """Read a number as ListenBrainz does: numbers and numeric strings, no booleans, no NaN."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if abs(number) < 1e15 else None
+
+
+def _name(value: Any, field: str) -> str:
+    if type(value) is not str:
+        raise RefusedListen(f"{field} is missing" if value is None else f"{field} is not text")
+    if not value.isascii():
+        if _UNSTORABLE.search(value):
+            raise RefusedListen(f"{field} has a NUL or a lone surrogate")
+        blank = not unicodedata.normalize("NFC", value).strip()
+    else:
+        if "\x00" in value:
+            raise RefusedListen(f"{field} has a NUL or a lone surrogate")
+        blank = not value or value.isspace()
+    if blank:
+        raise RefusedListen(f"{field} is blank")
+    return value
+
+
+def _user_name(value: Any) -> str:
+    name = _name(value, "user_name")
+    if len(name) > MAX_USER_NAME:
+        raise RefusedListen(f"user_name is longer than {MAX_USER_NAME} characters")
+    return name
+
+
+def _album(value: Any) -> str | None:
+    if type(value) is not str or not value or value.isspace():
+        return None
+    if _UNSTORABLE.search(value):
+        raise RefusedListen("release_name has a NUL or a lone surrogate")
+    return value
+
+
+def _text(value: Any) -> str | None:
+    return escaped(value) if type(value) is str and value else None
+
+
+def _duration_ms(info: Mapping[str, Any]) -> int | None:
+    """Read `duration_ms`, else `duration` (seconds); None unless positive and at most 24 days."""
+    value = info.get("duration_ms")
+    factor = 1
+    if value is None:
+        value, factor = info.get("duration"), 1000
+    if type(value) is not int:
+        number = _seconds(value)
+        if number is None:
+            return None
+        value = int(number)
+    duration = value * factor
+    return duration if 0 < duration <= MAX_DURATION_MS else None

@@ -1,0 +1,128 @@
+"""All settings, read from `PULSE_*` environment variables and `.env`, in one typed class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from music_pulse.errors import ConfigurationError
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+"""Where `dbt_project/` and `profiles.yml` lie."""
+
+DEMO_DBNAME = "pulse_demo"
+"""The database of the synthetic demo, so that invented listens never mix with real ones."""
+
+Role = Literal["admin", "loader", "transformer", "reader"]
+
+
+class Credentials(NamedTuple):
+    """How to log in to Postgres in one role."""
+
+    host: str
+    port: int
+    user: str
+    password: str
+    dbname: str
+    sslmode: str
+
+    def __repr__(self) -> str:
+        return f"Credentials({self.user}@{self.host}:{self.port}/{self.dbname})"
+
+
+class Settings(BaseSettings):
+    """Every option, with a default that works on a fresh machine; secrets never show in `repr`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="PULSE_", env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True
+    )
+
+    home: Path = Field(Path(".pulse"), description="Folder of all local state.")
+    target: Literal["embedded", "docker", "prod"] = Field(
+        "embedded", description="Which Postgres: the embedded one, or one that the settings name."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="Least severe level on the console."
+    )
+
+    listenbrainz_url: str = Field("https://api.listenbrainz.org", description="Root of the API.")
+    listenbrainz_token: SecretStr | None = Field(None, description="User token (not needed to read).")
+    listenbrainz_user: str = Field("rob", description="The public user of `pulse run` without --user.")
+    listenbrainz_connect_timeout: float = Field(10.0, gt=0, description="Seconds to connect.")
+    listenbrainz_read_timeout: float = Field(60.0, gt=0, description="Seconds between bytes of an answer.")
+    listenbrainz_attempts: int = Field(6, ge=1, description="Tries of one request before giving up.")
+    listenbrainz_lookback_hours: int = Field(
+        48, ge=0, description="Trailing hours that each run reads again, for scrobbles sent late."
+    )
+
+    postgres_host: str = Field("127.0.0.1", description="Server (target docker or prod).")
+    postgres_port: int = Field(5432, ge=1, le=65535, description="Port (target docker or prod).")
+    postgres_user: str = Field("postgres", description="Login that may create schemas and roles.")
+    postgres_password: SecretStr = Field(SecretStr(""), description="Its password.")
+    postgres_dbname: str = Field("pulse", description="Database of the warehouse.")
+    postgres_sslmode: str = Field("prefer", description="libpq's sslmode (target docker or prod).")
+    postgres_loader_user: str | None = Field(None, description="Login that writes raw; default: the above.")
+    postgres_loader_password: SecretStr | None = Field(None, description="Its password.")
+    postgres_transformer_user: str | None = Field(None, description="Login of dbt; default: the above.")
+    postgres_transformer_password: SecretStr | None = Field(None, description="Its password.")
+    postgres_reader_user: str | None = Field(None, description="Login that reads marts; default: the above.")
+    postgres_reader_password: SecretStr | None = Field(None, description="Its password.")
+
+    export_dir: str = Field("data/warehouse", description="Folder or s3:// address of the Parquet snapshots.")
+    s3_endpoint_url: str | None = Field(None, description="S3 endpoint, where it isn't AWS.")
+    s3_access_key_id: str | None = Field(None, description="S3 key; default: the AWS environment's.")
+    s3_secret_access_key: SecretStr | None = Field(None, description="Its secret.")
+
+    dbt_vars: dict[str, Any] = Field({}, description="dbt vars, as JSON: {\"time_zone\": \"Europe/Berlin\"}.")
+    dbt_threads: int = Field(2, ge=1, description="Models that dbt builds at once.")
+    docs_port: int = Field(0, ge=0, le=65535, description="Port of `pulse docs`; 0 takes a free one.")
+
+    @field_validator("home")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @field_validator("listenbrainz_url")
+    @classmethod
+    def _http(cls, value: str) -> str:
+        if not value.startswith(("http://", "https://")):
+            raise ValueError("must start with http:// or https://")
+        return value.rstrip("/")
+
+    def demo(self) -> Settings:
+        """Return the settings of the synthetic demo: a database and an export folder of its own."""
+        export_dir = self.export_dir.rstrip("/") + "_demo"
+        return self.model_copy(update={"postgres_dbname": DEMO_DBNAME, "export_dir": export_dir})
+
+    def credentials(self, role: Role) -> Credentials:
+        """Return the login of `role`; the plain one unless that role has its own."""
+        user: str | None = None
+        password: SecretStr | None = None
+        if role != "admin":
+            user = getattr(self, f"postgres_{role}_user")
+            password = getattr(self, f"postgres_{role}_password")
+        if user is None:
+            user, password = self.postgres_user, self.postgres_password
+        return Credentials(
+            host=self.postgres_host,
+            port=self.postgres_port,
+            user=user,
+            password=password.get_secret_value() if password else "",
+            dbname=self.postgres_dbname,
+            sslmode=self.postgres_sslmode,
+        )
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the settings; a bad value raises `ConfigurationError` naming the variable."""
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        name = "PULSE_" + "_".join(str(part) for part in first["loc"]).upper()
+        raise ConfigurationError(f"{name}: {first['msg']}") from None
+    except ValueError as error:  # pydantic-settings: a value that should be JSON
+        raise ConfigurationError(f"a PULSE_* setting can't be read: {error}") from None

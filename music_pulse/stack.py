@@ -1,0 +1,117 @@
+"""The warehouse that a command works on: the embedded Postgres with logins of its own, or the named one."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from music_pulse import database
+from music_pulse.errors import DatabaseError
+from music_pulse.settings import Settings
+
+_ROLES = ("loader", "transformer", "reader")
+
+
+@contextmanager
+def warehouse(settings: Settings) -> Iterator[Settings]:
+    """Yield settings that lead to a prepared database; `DatabaseError` says what is in the way.
+
+    For target `embedded` the server runs as long as somebody is inside (or until `pulse down`, after
+    `pulse up`).
+    """
+    if settings.target != "embedded":
+        database.prepare(settings)
+        yield settings
+        return
+    from music_pulse.embedded import postgres
+
+    with postgres.running(settings.home) as endpoint:
+        filled = with_endpoint(settings, endpoint.host, endpoint.port, endpoint.user, endpoint.password)
+        database.prepare(filled)
+        yield filled
+
+
+def with_endpoint(settings: Settings, host: str, port: int, user: str, password: str) -> Settings:
+    """Return a copy of the settings that leads to the embedded server, with a login for each role."""
+    filled: dict[str, object] = {
+        "postgres_host": host,
+        "postgres_port": port,
+        "postgres_user": user,
+        "postgres_password": SecretStr(password),
+        "postgres_sslmode": "disable",  # the server is built without TLS, and only this machine reaches it
+    }
+    for role, secret in _role_passwords(settings.home / "postgres" / "roles.json").items():
+        filled[f"postgres_{role}_user"] = f"pulse_{role}"
+        filled[f"postgres_{role}_password"] = SecretStr(secret)
+    return settings.model_copy(update=filled)
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """Return the variables that dbt's profiles.yml reads, with the transformer's login."""
+    login = settings.credentials("transformer")
+    return {
+        "PULSE_POSTGRES_HOST": login.host,
+        "PULSE_POSTGRES_PORT": str(login.port),
+        "PULSE_POSTGRES_USER": login.user,
+        "PULSE_POSTGRES_PASSWORD": login.password,
+        "PULSE_POSTGRES_DBNAME": login.dbname,
+        "PULSE_POSTGRES_SSLMODE": login.sslmode,
+    }
+
+
+def write_env_file(settings: Settings) -> Path:
+    """Write `home/env`, to be sourced by who types dbt by hand; only its owner may read it."""
+    path = settings.home / "env"
+    lines = [f"export {name}={_quoted(value)}\n" for name, value in environment(settings).items()]
+    try:
+        settings.home.mkdir(parents=True, exist_ok=True)
+        _private_copy(path, "".join(lines)).replace(path)
+    except OSError as error:
+        raise DatabaseError(f"can't write {path}: {error.strerror}") from error
+    return path
+
+
+def _quoted(value: str) -> str:
+    return "'" + value.replace("'", "'\\''") + "'"
+
+
+def _role_passwords(path: Path) -> dict[str, str]:
+    """Return the passwords of the embedded server's logins, made up once, by whoever comes first."""
+    try:
+        if not path.exists():
+            _create(path, json.dumps({role: secrets.token_urlsafe(24) for role in _ROLES}))
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        return {role: str(kept[role]) for role in _ROLES}
+    except OSError as error:
+        raise DatabaseError(f"can't use {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError):
+        raise DatabaseError(f"{path} is damaged: remove it, the next start makes new passwords") from None
+
+
+def _create(path: Path, text: str) -> None:
+    """Create a file whole, unless another process has been faster."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temporary = _private_copy(path, text)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        pass
+    finally:
+        temporary.unlink()
+
+
+def _private_copy(path: Path, text: str) -> Path:
+    """Write `text` to a new file beside `path` that only its owner may read (mkstemp's mode is 0600)."""
+    descriptor, name = tempfile.mkstemp(prefix=path.name + ".", dir=path.parent)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    return Path(name)
