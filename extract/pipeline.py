@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import dlt
     import psycopg
 
+    from extract.rows import Rows
+
 logger = logging.getLogger(__name__)
 
 DATASET = "raw"
@@ -120,6 +122,18 @@ def pipeline_for(settings: Settings, name: str) -> dlt.Pipeline:
         destination=dlt.destinations.postgres(credentials=_dsn(settings.credentials("loader"))),
         dataset_name=DATASET,
     )
+
+
+def dlt_items(rows: Rows) -> Iterator[Any]:
+    """Yield `rows` as a resource `listens` yields them: listens, then what goes to table quarantine.
+
+    Empty listens, too: they tell dlt the columns, so that a first run without listens makes the whole schema.
+    """
+    import dlt
+
+    yield rows.listens
+    if rows.quarantine.num_rows:
+        yield dlt.mark.with_table_name(rows.quarantine, "quarantine")
 
 
 def pipelines_dir(settings: Settings) -> Path:

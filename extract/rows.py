@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import md5
 from typing import Any
@@ -97,10 +97,15 @@ class RowBuilder:
         """Whether it is time to `take`."""
         return len(self) >= BATCH_ROWS
 
-    def add_line(self, line: bytes, position: str | None = None) -> None:
-        """Add a listen that is a line of JSON; what can't be decoded is refused."""
+    def add_line(
+        self, line: bytes, position: str | None = None, *, reason: str | None = None
+    ) -> None:
+        """Add a listen that is a line of JSON; one that can't be decoded, or that comes with a `reason`, is refused."""
         digest = md5(line, usedforsecurity=False).digest()
         if digest in self.known:
+            return
+        if reason is not None:
+            self.refuse(reason, escaped(line), digest, position)
             return
         try:
             listen = from_json(line)
@@ -192,12 +197,3 @@ def listens_table(
 def timestamps(seconds: Sequence[int | None]) -> pa.Array:
     """Make a timestamp column (microseconds, UTC) of seconds since 1970."""
     return pa.array(seconds, pa.int64()).cast(pa.timestamp("s", tz="UTC")).cast(_SECONDS)
-
-
-def batches(builder: RowBuilder, add_next: Iterator[None]) -> Iterator[Rows]:
-    """Run `add_next` (which adds one record a step) and yield `Rows` whenever the builder is full."""
-    for _ in add_next:
-        if builder.is_full:
-            yield builder.take()
-    if len(builder):
-        yield builder.take()

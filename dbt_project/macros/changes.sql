@@ -3,8 +3,10 @@
     model's own transaction, which reads one snapshot: a load that commits meanwhile is neither built nor
     recorded, and comes next time. -#}
 
+{#- First pre-hook. dbt's own look-ups have opened a transaction already; it has written nothing. -#}
 {%- macro read_one_snapshot() -%}
-    set transaction isolation level repeatable read
+    commit;
+    begin transaction isolation level repeatable read
 {%- endmacro %}
 
 {#- Change ids that model `this` has not built yet (all of them at a first build or a full refresh). -#}
@@ -30,6 +32,10 @@
 
 {#- True when this run rebuilds everything: a first build, a full refresh, or a pending change that says so. -#}
 {% macro rebuilds_all() -%}
+    {#- Named here, too, for dbt to see what the conditional parts depend on. -#}
+    {%- do ref('int_listens_deduplicated') -%}
+    {%- do ref('int_changes') -%}
+    {%- do ref('int_built_changes') -%}
     {%- if not execute or not is_incremental() -%}
         {{ return(true) }}
     {%- endif -%}
@@ -126,4 +132,15 @@
 {#- One id a run: when it started. -#}
 {% macro change_id() -%}
     cast('{{ run_started_at.isoformat() }}' as timestamp with time zone)
+{%- endmacro %}
+
+{#- Post-hook: fresh planner statistics, since the next model reads this table at once. -#}
+{% macro refresh_statistics() -%}
+    {{ return(adapter.dispatch('refresh_statistics')()) }}
+{%- endmacro %}
+
+{% macro default__refresh_statistics() -%}{%- endmacro %}
+
+{% macro postgres__refresh_statistics() -%}
+    analyze {{ this }}
 {%- endmacro %}

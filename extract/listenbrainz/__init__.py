@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from extract.listenbrainz.client import Bounds, ListenBrainzClient
 from extract.listenbrainz.windows import Interval, merge, plan
-from extract.pipeline import RAW_CONTRACT, Landed, Landing, landing
-from extract.rows import LISTENS_SCHEMA, RowBuilder, timestamps
+from extract.pipeline import RAW_CONTRACT, Landed, Landing, dlt_items, landing
+from extract.rows import RowBuilder, timestamps
 from music_pulse.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -45,8 +45,6 @@ class UserPlan:
     user_name: str
     listen_count: int
     windows: list[Interval]
-    known_from: int
-    """From this second on (within completed intervals) rows may have been landed before."""
     total: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -133,8 +131,7 @@ def _plan_user(
             lookback_s=settings.listenbrainz_lookback_hours * 3600,
         )
     logger.info("%s: %d listens reported, %d windows to read", bounds.user_name, count, len(windows))
-    known_from = min((start for start, _ in done), default=0) if done else 0
-    return UserPlan(bounds.user_name, count, windows, known_from)
+    return UserPlan(bounds.user_name, count, windows)
 
 
 def _window_rows(
@@ -147,21 +144,13 @@ def _window_rows(
         for listen in page:
             builder.add(listen)
         if builder.is_full:
-            yield from marked(builder)
+            yield from dlt_items(builder.take())
     # An empty table, too, tells dlt the columns: the first run of a user without listens makes a whole schema.
-    yield from marked(builder)
-
-
-def marked(builder: RowBuilder) -> Iterator[Any]:
-    """Yield what `builder` holds as dlt items: listens, and refused rows for table quarantine."""
-    rows = builder.take()
-    yield rows.listens
-    if rows.quarantine.num_rows:
-        yield dlt.mark.with_table_name(rows.quarantine, "quarantine")
+    yield from dlt_items(builder.take())
 
 
 def _intervals(pairs: Any) -> list[Interval]:
     return [(int(start), int(end)) for start, end in pairs or []]
 
 
-__all__ = ["LISTENS_SCHEMA", "extract_listenbrainz", "listenbrainz"]
+__all__ = ["extract_listenbrainz", "listenbrainz"]

@@ -44,6 +44,31 @@ mbids as (
 
 ),
 
+-- United, not joined: see tracks.
+attributes as (
+
+    select
+        artist_id,
+        artist_name,
+        cast(null as text) as artist_mbids
+    from names
+    union all
+    select artist_id, null, artist_mbids from mbids
+
+),
+
+named as (
+
+    select
+        artist_id,
+        max(artist_name) as artist_name,
+        max(artist_mbids) as artist_mbids
+
+    from attributes
+    group by artist_id
+
+),
+
 totals as (
 
     select
@@ -64,8 +89,8 @@ artists as (
 
     select
         totals.artist_id,
-        names.artist_name,
-        mbids.artist_mbids,
+        named.artist_name,
+        named.artist_mbids,
         cast(totals.listens as bigint) as listens,
         totals.listeners,
         totals.tracks,
@@ -74,8 +99,7 @@ artists as (
         totals.artist_key
 
     from totals
-    inner join names on totals.artist_id = names.artist_id
-    left join mbids on totals.artist_id = mbids.artist_id
+    inner join named on totals.artist_id = named.artist_id
 
 )
 

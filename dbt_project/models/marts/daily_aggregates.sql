@@ -18,8 +18,8 @@ by_track as (
         sum(listens) as listens,
         sum(milliseconds_listened) as milliseconds,
         count(*) as listeners,
-        null as distinct_tracks,
-        null as distinct_artists,
+        cast(null as bigint) as distinct_tracks,
+        cast(null as bigint) as distinct_artists,
         nullif(sum(listens_without_duration), 0) as listens_without_duration
 
     from user_tracks
@@ -63,7 +63,7 @@ by_artist as (
         sum(by_artist_user.milliseconds) as milliseconds,
         count(*) as listeners,
         max(artist_tracks.distinct_tracks) as distinct_tracks,
-        null as distinct_artists,
+        cast(null as bigint) as distinct_artists,
         nullif(sum(by_artist_user.listens_without_duration), 0)
             as listens_without_duration
 

@@ -55,6 +55,35 @@ mbids as (
 
 ),
 
+-- United, not joined: without statistics on CTEs, joins of them go astray.
+attributes as (
+
+    select
+        track_id,
+        track_name,
+        cast(null as text) as album,
+        cast(null as text) as recording_mbid
+    from names
+    union all
+    select track_id, null, album, null from albums
+    union all
+    select track_id, null, null, cast(recording_mbid as text) from mbids
+
+),
+
+named as (
+
+    select
+        track_id,
+        max(track_name) as track_name,
+        max(album) as album,
+        max(recording_mbid) as recording_mbid
+
+    from attributes
+    group by track_id
+
+),
+
 totals as (
 
     select
@@ -77,10 +106,10 @@ tracks as (
 
     select
         totals.track_id,
-        names.track_name,
+        named.track_name,
         cast(totals.artist_id as uuid) as artist_id,
-        albums.album,
-        mbids.recording_mbid,
+        named.album,
+        cast(named.recording_mbid as uuid) as recording_mbid,
         totals.duration_ms,
         cast(totals.listens as bigint) as listens,
         totals.listeners,
@@ -90,9 +119,7 @@ tracks as (
         totals.artist_key
 
     from totals
-    inner join names on totals.track_id = names.track_id
-    left join albums on totals.track_id = albums.track_id
-    left join mbids on totals.track_id = mbids.track_id
+    inner join named on totals.track_id = named.track_id
 
 )
 
