@@ -96,26 +96,29 @@ def prepare(settings: Settings) -> None:
     logins = _Logins(
         settings.credentials("admin").user, *(settings.credentials(role).user for role in _OWN_LOGINS)
     )
+    unreachable: DatabaseError | None = None
     try:
-        if not _is_prepared(settings, logins):
-            with _one_at_a_time(settings) as created:
-                _bootstrap(settings, logins, created)
+        try:
+            if _is_prepared(settings, logins):
+                return
+        except DatabaseError as error:  # perhaps there just is no such database yet
+            unreachable = error
+        with _one_at_a_time(settings, unreachable) as created:
+            _bootstrap(settings, logins, created)
     except psycopg.errors.InsufficientPrivilege as error:
         raise DatabaseError(
             f"Postgres doesn't let {logins.admin} prepare {settings.postgres_dbname}: {one_line(error)}; "
             "set PULSE_POSTGRES_USER to a login that may create databases and roles"
         ) from None
     except psycopg.Error as error:
-        raise DatabaseError(f"can't prepare the database {settings.postgres_dbname}: {one_line(error)}") from None
+        raise DatabaseError(
+            f"can't prepare the database {settings.postgres_dbname}: {one_line(error)}"
+        ) from None
 
 
 def _is_prepared(settings: Settings, logins: _Logins) -> bool:
     """Tell whether `_bootstrap` ran here in this version, for these logins and passwords."""
-    try:
-        connection = connect(settings.credentials("admin"), autocommit=True)
-    except DatabaseError:
-        return False  # no such database, or no such server: what follows finds out
-    with connection:
+    with connect(settings.credentials("admin"), autocommit=True) as connection:
         row = connection.execute(
             "select obj_description(to_regnamespace('raw'), 'pg_namespace'),"
             " (select count(*) from pg_namespace where nspname = any(%s)),"
@@ -130,7 +133,8 @@ def _is_prepared(settings: Settings, logins: _Logins) -> bool:
             "select rolname, rolpassword from pg_authid where rolname = any(%s)", [list(logins.separate)]
         ).fetchall()
     verifiers = dict(rows)
-    return all(_matches(verifiers.get(user), password) for user, password in _passwords(settings, logins).items())
+    wanted = _passwords(settings, logins)
+    return all(_matches(verifiers.get(user), password) for user, password in wanted.items())
 
 
 def _passwords(settings: Settings, logins: _Logins) -> dict[str, str]:
@@ -150,16 +154,19 @@ def _matches(verifier: str | None, password: str) -> bool:
 
 
 @contextmanager
-def _one_at_a_time(settings: Settings) -> Iterator[bool]:
+def _one_at_a_time(settings: Settings, unreachable: DatabaseError | None) -> Iterator[bool]:
     """Create the database if it is missing; hold a lock; yield whether it was created.
 
     Advisory locks are per database, roles per cluster: so the lock is taken in the database that every
-    cluster has, unless the login may not use it.
+    cluster has, unless the login may not use it. `unreachable` is why our own database can't be used, if
+    it can't: raised if the other one can't be, either.
     """
     admin = settings.credentials("admin")
     try:
         connection = connect(admin._replace(dbname=_MAINTENANCE), autocommit=True)
     except DatabaseError:
+        if unreachable is not None:
+            raise unreachable from None
         connection = connect(admin, autocommit=True)
     with connection:
         connection.execute("select pg_advisory_lock(%s)", [_LOCK])
@@ -185,7 +192,9 @@ def _bootstrap(settings: Settings, logins: _Logins, created: bool) -> None:
     with connect(admin) as connection:
         row = connection.execute("show server_encoding").fetchone()
         if row is None or row[0] != "UTF8":
-            raise DatabaseError(f"the database {admin.dbname} isn't in UTF-8: set PULSE_POSTGRES_DBNAME to another")
+            raise DatabaseError(
+                f"the database {admin.dbname} isn't in UTF-8: set PULSE_POSTGRES_DBNAME to another"
+            )
         for user, password in _passwords(settings, logins).items():
             _ensure_login(connection, user, password)
         for schema in _LOADER_SCHEMAS:
@@ -223,7 +232,8 @@ def _ensure_login(connection: psycopg.Connection[tuple[Any, ...]], user: str, pa
 def _may_act_for(connection: psycopg.Connection[tuple[Any, ...]], user: str) -> bool:
     """Tell whether we may give objects to `user` and grant on its behalf (a superuser always may)."""
     row = connection.execute(
-        "select rolsuper or pg_has_role(current_user, %s::name, 'usage') from pg_roles where rolname = current_user",
+        "select rolsuper or pg_has_role(current_user, %s::name, 'usage')"
+        " from pg_roles where rolname = current_user",
         [user],
     ).fetchone()
     return row is not None and bool(row[0])
@@ -247,8 +257,8 @@ def _ensure_schema(
     if row[0] != owner:
         connection.execute(sql.SQL("alter schema {schema} owner to {owner}").format(**names))
     relations = connection.execute(
-        "select relname from pg_class where relnamespace = to_regnamespace(%s) and relkind in ('r', 'p', 'v', 'm')"
-        " and pg_get_userbyid(relowner) <> %s",
+        "select relname from pg_class where relnamespace = to_regnamespace(%s)"
+        " and relkind in ('r', 'p', 'v', 'm') and pg_get_userbyid(relowner) <> %s",
         [schema, owner],
     ).fetchall()
     for (relation,) in relations:
@@ -282,7 +292,11 @@ def _grant(
     _let_read(connection, "marts", logins.transformer, logins.reader)
     if logins.reader in logins.separate and logins.reader not in (logins.loader, logins.transformer):
         statement = sql.SQL("alter role {} in database {} set default_transaction_read_only = on")
-        connection.execute(statement.format(sql.Identifier(logins.reader), database))
+        try:
+            with connection.transaction():
+                connection.execute(statement.format(sql.Identifier(logins.reader), database))
+        except errors.InsufficientPrivilege:  # it has no right to write anything, anyway
+            log.debug("the login %s isn't ours to change", logins.reader)
 
 
 def _let_read(
@@ -301,7 +315,9 @@ def _let_read(
     statements: tuple[sql.SQL, ...] = (
         sql.SQL("grant usage on schema {schema} to {reader}"),
         sql.SQL("grant select on all tables in schema {schema} to {reader}"),
-        sql.SQL("alter default privileges for role {owner} in schema {schema} grant select on tables to {reader}"),
+        sql.SQL(
+            "alter default privileges for role {owner} in schema {schema} grant select on tables to {reader}"
+        ),
     )
     for statement in statements:
         connection.execute(statement.format(**names))

@@ -145,7 +145,6 @@ def _window_rows(
             builder.add(listen)
         if builder.is_full:
             yield from dlt_items(builder.take())
-    # An empty table, too, tells dlt the columns: the first run of a user without listens makes a whole schema.
     yield from dlt_items(builder.take())
 
 

@@ -22,7 +22,7 @@ from urllib.parse import quote, urlencode
 
 import requests
 from requests import exceptions
-from urllib3.exceptions import NewConnectionError
+from urllib3.exceptions import HTTPError, NewConnectionError
 
 from extract.listenbrainz.windows import Interval
 from music_pulse import __version__
@@ -203,7 +203,7 @@ class ListenBrainzClient:
         """Make one request; return `payload` of its answer."""
         try:
             response = self._session.get(url, timeout=self._timeouts)
-        except exceptions.RequestException as error:
+        except (exceptions.RequestException, HTTPError) as error:  # urllib3's own: host names that are none
             raise self._judged(error, url) from error
         self._connected = True
         self._note_quota(response)
@@ -216,7 +216,7 @@ class ListenBrainzClient:
             raise self._refused(response, url, user)
         return _decoded(response)
 
-    def _judged(self, error: exceptions.RequestException, url: str) -> Exception:
+    def _judged(self, error: Exception, url: str) -> Exception:
         """Tell whether a request that got no whole answer may be repeated, and if there was a connection."""
         if isinstance(error, exceptions.ConnectTimeout):
             what = f"no connection within {self._timeouts[0]:g} s"
@@ -387,10 +387,8 @@ def _key(listen: dict[str, Any]) -> object:
     return listen["listened_at"], msid, to_json([metadata.get("artist_name"), metadata.get("track_name")])
 
 
-def _without(
-    page: list[dict[str, Any]], repeats: Counter[object], *, second: int
-) -> list[dict[str, Any]]:
-    """Return `page` less the rows in `repeats`, each as often as it was there; they can be at `second` only."""
+def _without(page: list[dict[str, Any]], repeats: Counter[object], *, second: int) -> list[dict[str, Any]]:
+    """Return `page` less the rows in `repeats`, each as often as it was there; all lie at `second`."""
     if not repeats:
         return page
     fresh = []

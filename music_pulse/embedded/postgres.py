@@ -23,6 +23,7 @@ import re
 import secrets
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -46,6 +47,7 @@ _DYING_SECONDS = 15
 _LOG_BYTES = 10_000_000
 _MIN_SHM_BYTES = 16 * 2**20
 _NOBODY = 65534
+_TLS_REQUEST = struct.pack("!ii", 8, 80877103)  # length and code, from Postgres's protocol
 
 _CONFIGURATION = {
     "listen_addresses": HOST,
@@ -113,8 +115,8 @@ class EmbeddedPostgres:
 
     def start(self) -> Endpoint:
         """Start the server unless it runs, initialising it the first time; return where it listens."""
-        with self._failures(), self._exclusive():
-            return self._start()
+        with self._failures(), self._exclusive() as lock:
+            return self._start(lock)
 
     def stop(self) -> bool:
         """Stop the server, whoever uses it; return whether there was one to stop."""
@@ -131,7 +133,7 @@ class EmbeddedPostgres:
         """Return where the running server listens; `DatabaseError` if it doesn't run."""
         port = self._pid_file()[1] if self.is_running() else None
         if port is None:
-            raise DatabaseError(f"the embedded Postgres of {self.home} isn't running; start it with `pulse up`")
+            raise DatabaseError(f"no embedded Postgres runs in {self.home}; start it with `pulse up`")
         with self._failures():
             return Endpoint(HOST, port, USER, self._password_path.read_text(encoding="ascii").strip())
 
@@ -143,9 +145,9 @@ class EmbeddedPostgres:
             users = _open_lock(self.folder / "users")
         try:
             try:
-                with self._failures(), self._exclusive():
+                with self._failures(), self._exclusive() as lock:
                     fcntl.flock(users, fcntl.LOCK_SH)
-                    endpoint = self._start()
+                    endpoint = self._start(lock)
                 yield endpoint
             finally:
                 with self._failures(), self._exclusive():
@@ -157,8 +159,8 @@ class EmbeddedPostgres:
 
     def keep_up(self) -> Endpoint:
         """Start the server and keep it up, beyond this command and any other, until `shut_down`."""
-        with self._failures(), self._exclusive():
-            endpoint = self._start()
+        with self._failures(), self._exclusive() as lock:
+            endpoint = self._start(lock)
             self._keep_path.touch()
             return endpoint
 
@@ -172,7 +174,7 @@ class EmbeddedPostgres:
 
     # Start and stop; the lock is held
 
-    def _start(self) -> Endpoint:
+    def _start(self, lock: int) -> Endpoint:
         if self.is_running() and self._wait_until_ready():
             return self.endpoint()
         account = _account()
@@ -180,7 +182,7 @@ class EmbeddedPostgres:
         self._open_to(account)
         password = self._ensure_password()
         if not self.data.exists():
-            self._initialise(binaries, account, password)
+            self._initialise(binaries, account, password, lock)
         self._own(self.data, account)
         self._forget_stranger()
         self._prepare_log(account)
@@ -199,7 +201,7 @@ class EmbeddedPostgres:
 
     def _launch(self, binaries: Path, account: _Account, port: int) -> None:
         """Run `pg_ctl start`; raise `_PortTakenError` if another program was faster to take the port."""
-        self._write_configuration(account, port)
+        self._write_configuration(binaries, account, port)
         said_before = self.log_path.stat().st_size
         alive = _open_lock(self.folder / "alive")
         try:
@@ -216,9 +218,10 @@ class EmbeddedPostgres:
             raise _PortTakenError
         if self.is_running():
             raise DatabaseError(
-                f"the embedded Postgres is still recovering from a crash; try again later, see {self.log_path}"
+                f"the embedded Postgres still recovers from a crash; try again later, see {self.log_path}"
             )
-        raise DatabaseError(f"the embedded Postgres didn't start: {_reason(said or done.stderr)}; see {self.log_path}")
+        reason = _reason(said or done.stderr)
+        raise DatabaseError(f"the embedded Postgres didn't start: {reason}; see {self.log_path}")
 
     def _stop(self) -> bool:
         if not self.is_running():
@@ -237,8 +240,11 @@ class EmbeddedPostgres:
         log.info("embedded Postgres stopped")
         return True
 
-    def _initialise(self, binaries: Path, account: _Account, password: str) -> None:
-        """Make the data folder beside its place and move it there when it is whole."""
+    def _initialise(self, binaries: Path, account: _Account, password: str, lock: int) -> None:
+        """Make the data folder beside its place and move it there when it is whole.
+
+        initdb inherits the lock: if we are killed, the next command waits until it, too, has ended.
+        """
         log.info("initialising the embedded Postgres in %s", self.data)
         half_made = self.folder / "data.new"
         shutil.rmtree(half_made, ignore_errors=True)  # of a command that was killed here
@@ -248,9 +254,9 @@ class EmbeddedPostgres:
             _write_whole(password_file, password, 0o600)
             for path in (half_made, password_file):
                 self._own(path, account)
-            command = [str(binaries / "initdb"), "-D", str(half_made), "-U", USER, f"--pwfile={password_file}"]
-            command += ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
-            done = _run([*command, "--auth=scram-sha-256"], account)
+            command = [str(binaries / "initdb"), "-D", str(half_made), "-U", USER]
+            command += ["--auth=scram-sha-256", f"--pwfile={password_file}", "--encoding=UTF8", "--locale=C"]
+            done = _run([*command, "--locale-provider=builtin", "--builtin-locale=C.UTF-8"], account, (lock,))
             if done.returncode != 0:
                 shutil.rmtree(half_made, ignore_errors=True)
                 raise DatabaseError(f"the embedded Postgres can't be initialised: {_reason(done.stderr)}")
@@ -263,12 +269,12 @@ class EmbeddedPostgres:
         half_made.rename(self.data)
         _sync_folder(self.folder)
 
-    def _write_configuration(self, account: _Account, port: int) -> None:
+    def _write_configuration(self, binaries: Path, account: _Account, port: int) -> None:
         """Write our settings anew, so that those of a newer release reach an older data folder."""
         values = {**_CONFIGURATION, "port": str(port)}
         if not _shm_is_usable():
             values["dynamic_shared_memory_type"] = "mmap"
-        if _supports_lz4(self._binaries(account), account):
+        if _supports_lz4(binaries, account):
             values["wal_compression"] = "lz4"
         lines = ["# Written at each start. Your own settings: `alter system`.\n"]
         lines += [f"{name} = '{value}'\n" for name, value in values.items()]
@@ -333,7 +339,9 @@ class EmbeddedPostgres:
         if owner == uid:
             return
         if os.geteuid() != 0:
-            raise DatabaseError(f"{path} belongs to another user (uid {owner}); run as that one, or set PULSE_HOME")
+            raise DatabaseError(
+                f"{path} belongs to another user (uid {owner}); run as that one, or set PULSE_HOME"
+            )
         for folder, folders, files in os.walk(path):
             for name in (*folders, *files):
                 os.chown(Path(folder) / name, uid, gid, follow_symlinks=False)
@@ -370,17 +378,17 @@ class EmbeddedPostgres:
         if pid is None:
             return False
         arguments = _command_line(pid)
-        return "postgres" in arguments and str(self.data) in arguments
+        return bool(arguments) and Path(arguments[0]).name == "postgres" and str(self.data) in arguments
 
     def _forget_stranger(self) -> None:
-        """Remove a left-over postmaster.pid whose process id now belongs to some other program.
+        """Remove a left-over postmaster.pid whose process id is some other program's now, or a zombie's.
 
-        Postgres would refuse to start: it can't tell that program from a server. (A process id that is
+        Postgres would refuse to start: it can't tell that process from a server. (A process id that is
         free it copes with by itself.)
         """
         pid = self._pid_file()[0]
-        if pid is not None and _command_line(pid):
-            log.info("postmaster.pid is left over from a crash: process %d is another program", pid)
+        if pid is not None and _exists(pid):
+            log.info("postmaster.pid is left over from a crash: process %d isn't the server", pid)
             (self.data / "postmaster.pid").unlink(missing_ok=True)
 
     def _wait_until_ready(self) -> bool:
@@ -391,11 +399,10 @@ class EmbeddedPostgres:
         deadline = time.monotonic() + _START_SECONDS
         orphaned_at = time.monotonic() + _DYING_SECONDS
         while self.is_running():
-            pid, _, status = self._pid_file()
-            alive = pid is not None and _is_alive(pid)
-            if alive and status == "ready":
+            pid, port, status = self._pid_file()
+            if port is not None and status == "ready" and _answers(port):
                 return True
-            if not alive and time.monotonic() > orphaned_at:
+            if not (pid is not None and _command_line(pid)) and time.monotonic() > orphaned_at:
                 raise DatabaseError(
                     "the embedded Postgres was killed, and a query of it still runs; try again in a minute"
                 )
@@ -414,7 +421,8 @@ class EmbeddedPostgres:
         if done.returncode == 0:
             return installed
         if os.geteuid() != 0:
-            raise DatabaseError(f"the embedded Postgres can't run here: {_reason(done.stderr)}; see PULSE_TARGET")
+            reason = _reason(done.stderr)
+            raise DatabaseError(f"the embedded Postgres can't run here: {reason}; see PULSE_TARGET")
         return self._copied_binaries(wheel)
 
     def _copied_binaries(self, wheel: Path) -> Path:
@@ -447,14 +455,14 @@ class EmbeddedPostgres:
     # Plumbing
 
     @contextmanager
-    def _exclusive(self) -> Iterator[None]:
+    def _exclusive(self) -> Iterator[int]:
         self._make_folders()
         descriptor = _open_lock(self.folder / "lock")
         try:
             if not _try_lock(descriptor):
                 log.info("waiting for another command that starts or stops the embedded Postgres")
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
+            yield descriptor
         finally:
             os.close(descriptor)
 
@@ -464,8 +472,8 @@ class EmbeddedPostgres:
         try:
             yield
         except OSError as error:
-            where = error.filename or self.folder
-            raise DatabaseError(f"the embedded Postgres can't use {where}: {_reason(error.strerror or '')}") from error
+            where, reason = error.filename or self.folder, _reason(error.strerror or "")
+            raise DatabaseError(f"the embedded Postgres can't use {where}: {reason}") from error
 
 
 @contextmanager
@@ -558,7 +566,7 @@ def _run(
 
 def _supports_lz4(binaries: Path, account: _Account) -> bool:
     """Tell whether the server was built with lz4: it checks the value before it looks for any data."""
-    command = [str(binaries / "postgres"), "-D", "/nonexistent", "-C", "wal_compression", "-c", "wal_compression=lz4"]
+    command = [str(binaries / "postgres"), "-D", "/nonexistent", "-C", "port", "-c", "wal_compression=lz4"]
     return 'invalid value for parameter "wal_compression"' not in _run(command, account).stderr
 
 
@@ -573,7 +581,8 @@ def _shm_is_usable() -> bool:
     return os.access("/dev/shm", os.W_OK) and room.f_bavail * room.f_frsize >= _MIN_SHM_BYTES
 
 
-def _is_alive(pid: int) -> bool:
+def _exists(pid: int) -> bool:
+    """Tell what Postgres asks: whether there is a process of that id, be it a zombie."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -583,15 +592,29 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _command_line(pid: int) -> str:
-    """Return the command line of a process; "" if there is none, or only a zombie's."""
+def _command_line(pid: int) -> list[str]:
+    """Return the arguments of a process; none if there is no such process, or only a zombie."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+        whole = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace")
+        return whole.rstrip("\0").split("\0") if whole else []
     except OSError:
         if Path("/proc/self").exists():
-            return ""
+            return []
     done = subprocess.run(["ps", "-o", "args=", "-p", str(pid)], capture_output=True, encoding="utf-8")
-    return done.stdout.strip()
+    return done.stdout.split()
+
+
+def _answers(port: int) -> bool:
+    """Tell whether a Postgres serves the port: it answers a request for TLS, mostly with "no".
+
+    postmaster.pid alone doesn't tell: a server that has just been killed says "ready" in it.
+    """
+    try:
+        with socket.create_connection((HOST, port), timeout=2) as probe:
+            probe.sendall(_TLS_REQUEST)
+            return probe.recv(1) in (b"N", b"S")
+    except OSError:
+        return False
 
 
 def _is_free(port: int) -> bool:
@@ -610,7 +633,7 @@ def _free_port() -> int:
         port = random.randrange(*_PORTS)
         if _is_free(port):
             return port
-    raise DatabaseError(f"no free port on {HOST} between {_PORTS[0]} and {_PORTS[1]} for the embedded Postgres")
+    raise DatabaseError(f"no port between {_PORTS[0]} and {_PORTS[1]} is free for the embedded Postgres")
 
 
 def _open_lock(path: Path) -> int:
@@ -648,7 +671,8 @@ def _sync_folder(path: Path) -> None:
 
 def _reason(output: str) -> str:
     """Return the line of a program's output, or of the server's log, that says best what went wrong."""
-    lines = [re.sub(r"^\S+ \S+ \S+ \[\d+\] ", "", line).strip() for line in output.splitlines() if line.strip()]
+    said = (line.strip() for line in output.splitlines() if line.strip())
+    lines = [re.sub(r"^\S+ \S+ \S+ \[\d+\] ", "", line) for line in said]
     if any("No space left on device" in line for line in lines):
         return "no space left on the device; free some and try again"
     grave = [line for line in lines if re.match(r"(FATAL|PANIC):|initdb: error:|pg_ctl: ", line)]

@@ -1,0 +1,56 @@
+# Everything runs in .venv, made with the Python that is there; requirements/*.txt are pinned by hash.
+SHELL := /bin/bash
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+ARGS ?=
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-all run test lint bench docs lock clean
+
+help: ## show this help
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+setup: .venv/.batch ## make .venv with what the batch pipeline needs
+
+run: setup ## listens to marts: extract, build, test, export, show (ARGS="--user NAME")
+	$(BIN)/pulse run $(ARGS)
+
+test: .venv/.all ## the whole test suite (ARGS="-k name" for a part)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/.all ## ruff, mypy, import-linter, sqlfluff, and dbt parse
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/sqlfluff lint --config pyproject.toml dbt_project/models dbt_project/data_tests
+
+bench: .venv/.all ## measure, and write benchmarks/README.md's tables
+	$(BIN)/python -m benchmarks $(ARGS)
+
+docs: setup ## build and serve the dbt docs site
+	$(BIN)/pulse docs $(ARGS)
+
+lock: .venv/.uv ## compile requirements/*.in to hash-pinned requirements/*.txt
+	requirements/compile
+
+clean: ## remove .venv, caches and built files; .pulse/ and data/ stay
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dbt_project/target dbt_project/logs
+
+setup-all: .venv/.all ## make .venv with everything (Spark, Kafka, Airflow, tests)
+
+.venv/.uv: requirements/setup.txt
+	@test -n "$(PYTHON)" || { echo "error: Python 3.11, 3.12 or 3.13 is needed: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 1; }
+	@echo "making .venv with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv --clear --without-pip .venv
+	@$(PYTHON) -m pip --python $(BIN)/python install --quiet --disable-pip-version-check --require-hashes -r requirements/setup.txt
+	@touch $@
+
+.venv/.batch: .venv/.uv requirements/batch.txt pyproject.toml
+	$(BIN)/uv pip install --quiet --require-hashes -r requirements/batch.txt
+	@$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/.all: .venv/.batch requirements/streaming.txt requirements/orchestration.txt requirements/dev.txt
+	$(BIN)/uv pip install --quiet --require-hashes -r requirements/streaming.txt -r requirements/orchestration.txt -r requirements/dev.txt
+	@touch $@

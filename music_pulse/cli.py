@@ -1,0 +1,282 @@
+"""The command `pulse`: thin wrappers that wire the packages; nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from music_pulse import __version__
+from music_pulse.errors import ExternalAPIError, InputError, PulseError
+
+if TYPE_CHECKING:
+    from music_pulse.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+app = typer.Typer(
+    name="pulse",
+    help="Your listening history as a warehouse: nothing lost, nothing doubled.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,  # plain help: a quarter of a second less
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+extract_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Land listens in schema raw, and do nothing else.")
+app.add_typer(extract_app, name="extract")
+
+Demo = Annotated[bool, typer.Option("--demo", help="Work on the synthetic demo (database pulse_demo).")]
+Users = Annotated[
+    list[str] | None, typer.Option("--user", "-u", help="ListenBrainz user; may be given several times.")
+]
+Since = Annotated[
+    datetime | None,
+    typer.Option(formats=["%Y-%m-%d"], help="Leave out what was listened to before this day (UTC)."),
+]
+
+
+class Format(StrEnum):
+    """How `pulse query` prints."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+
+
+def main() -> None:
+    """Run the command; expected failures end in one line on stderr and their exit code."""
+    try:
+        app()
+    except PulseError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("stopped; nothing is lost: run the same command again to go on", 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        raise SystemExit(141) from None
+    except OSError as error:
+        logger.debug("unexpected", exc_info=True)
+        _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1)
+    except Exception as error:
+        logger.debug("unexpected", exc_info=True)
+        _fail(f"unexpected {type(error).__name__}: {error} (details: logs/pulse.jsonl in PULSE_HOME)", 1)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    from music_pulse.logs import without_secrets
+
+    sys.stderr.write(f"error: {without_secrets(' '.join(message.split()))}\n")
+    raise SystemExit(code)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"pulse {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Settings come from PULSE_* variables and `.env`; `.env.example` lists them all."""
+
+
+def _settings(demo: bool = False) -> Settings:
+    from music_pulse.logs import configure_logging
+    from music_pulse.settings import load_settings
+
+    settings = load_settings()
+    configure_logging(settings.home, settings.log_level)
+    return settings.demo() if demo else settings
+
+
+@contextmanager
+def _warehouse(demo: bool = False) -> Iterator[Settings]:
+    from music_pulse.stack import warehouse
+
+    with warehouse(_settings(demo)) as settings:
+        yield settings
+
+
+@app.command()
+def run(
+    user: Users = None,
+    since: Since = None,
+    demo: Demo = False,
+    full_refresh: Annotated[bool, typer.Option(help="Build every model anew.")] = False,
+) -> None:
+    """Extract, build, test and export; then show what was heard.
+
+    Without --user it takes a public user (PULSE_LISTENBRAINZ_USER) and, where ListenBrainz can't be reached, goes on
+    with invented listens in a database of their own.
+    """
+    from music_pulse import run as steps
+
+    with _warehouse(demo) as settings:
+        try:
+            landed = (
+                steps.land_synthetic(settings) if demo else steps.land_listenbrainz(settings, user, _epoch(since))
+            )
+            steps.finish(settings, landed, full_refresh=full_refresh)
+            return
+        except ExternalAPIError as error:
+            if user or demo:
+                raise
+            logger.warning("%s", error)
+    typer.echo("ListenBrainz can't be reached: going on with invented listens, in the database pulse_demo", err=True)
+    with _warehouse(demo=True) as settings:
+        steps.finish(settings, steps.land_synthetic(settings), full_refresh=full_refresh)
+
+
+@extract_app.command("listenbrainz")
+def extract_listenbrainz(user: Users = None, since: Since = None) -> None:
+    """Land what is new of ListenBrainz users."""
+    from music_pulse import run as steps
+
+    with _warehouse() as settings:
+        landed = steps.land_listenbrainz(settings, user, _epoch(since))
+    typer.echo(steps.landed_line(landed))
+
+
+@extract_app.command("synthetic")
+def extract_synthetic(
+    listens: Annotated[int, typer.Option(min=1, help="How many to invent.")] = 50_000,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same listens.")] = 1,
+) -> None:
+    """Land invented listens, always in the demo's database."""
+    from music_pulse import run as steps
+
+    with _warehouse(demo=True) as settings:
+        landed = steps.land_synthetic(settings, listens=listens, seed=seed)
+    typer.echo(steps.landed_line(landed))
+
+
+@app.command("import")
+def import_files(
+    paths: Annotated[list[Path], typer.Argument(metavar="FILE...", help="The files.", show_default=False)],
+    user: Annotated[str | None, typer.Option("--user", "-u", help="Whose listens, unless the lines say.")] = None,
+) -> None:
+    """Land export files: ListenBrainz JSON lines (.jsonl, .jsonl.gz) and the ListenBrainz export zip."""
+    from music_pulse import run as steps
+
+    with _warehouse() as settings:
+        landed = steps.land_files(settings, paths, user)
+    typer.echo(steps.landed_line(landed))
+    typer.echo("Build the marts with: pulse dbt build")
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
+def dbt(context: typer.Context) -> None:
+    """Pass through to dbt, with the project, the profile and a running database. --demo comes first.
+
+    For example: pulse dbt build --select tracks+
+    """
+    from extract.pipeline import prepare_raw
+    from music_pulse.transform import run_dbt
+
+    arguments = list(context.args)
+    demo = arguments[:1] == ["--demo"]
+    with _warehouse(demo) as settings:
+        prepare_raw(settings)
+        code = run_dbt(settings, arguments[1:] if demo else arguments)
+    raise typer.Exit(code)
+
+
+@app.command()
+def export(
+    to: Annotated[str | None, typer.Option(help="Folder or s3://bucket/prefix; default: PULSE_EXPORT_DIR.")] = None,
+    demo: Demo = False,
+) -> None:
+    """Write the marts as Parquet snapshots; only months that changed are written."""
+    from music_pulse import run as steps
+
+    with _warehouse(demo) as settings:
+        typer.echo(steps.export_line(steps.export(settings, to)))
+
+
+@app.command()
+def query(
+    sql: Annotated[str, typer.Argument(help="One statement over schema marts.")],
+    format: Annotated[Format, typer.Option("--format", "-f", help="How to print the rows.")] = Format.TABLE,
+    demo: Demo = False,
+) -> None:
+    """Ask the marts, read-only. JSON is one list of objects."""
+    from music_pulse.printing import print_query
+
+    with _warehouse(demo) as settings:
+        print_query(settings, sql, format.value)
+
+
+@app.command()
+def docs(
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = None,
+    serve: Annotated[bool, typer.Option("--serve/--no-serve", help="Serve them, or only build them.")] = True,
+    demo: Demo = False,
+) -> None:
+    """Build the dbt docs site and serve it on 127.0.0.1 until Ctrl-C."""
+    from music_pulse import run as steps
+
+    with _warehouse(demo) as settings:
+        folder = steps.build_docs(settings)
+    typer.echo(f"docs: {folder / 'index.html'}")
+    if serve:
+        steps.serve_docs(folder, settings.docs_port if port is None else port)
+
+
+@app.command()
+def up() -> None:
+    """Start the embedded Postgres and keep it up, for psql, plain dbt or a notebook."""
+    from music_pulse import server
+
+    typer.echo(server.up(_settings()))
+
+
+@app.command()
+def down() -> None:
+    """Stop the embedded Postgres."""
+    from music_pulse import server
+
+    typer.echo(server.down(_settings()))
+
+
+@app.command()
+def status(demo: Demo = False) -> None:
+    """Show what runs and what the warehouse holds."""
+    from music_pulse import server
+
+    typer.echo(server.status(_settings(demo)))
+
+
+@app.command()
+def doctor() -> None:
+    """Check each part and say how to mend it."""
+    from music_pulse.doctor import check_all
+
+    if not check_all(_settings(), typer.echo):
+        raise typer.Exit(1)
+
+
+def _epoch(day: datetime | None) -> int | None:
+    if day is None:
+        return None
+    if day.year < 2002:
+        raise InputError("--since: ListenBrainz holds nothing before 2002-10-01")
+    return int(day.replace(tzinfo=UTC).timestamp())
+
+
+if __name__ == "__main__":
+    main()

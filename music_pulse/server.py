@@ -1,0 +1,70 @@
+"""`pulse up`, `down` and `status`: the embedded Postgres as a person sees it."""
+
+from __future__ import annotations
+
+from music_pulse import stack
+from music_pulse.errors import ConfigurationError, PulseError
+from music_pulse.settings import Settings
+
+
+def up(settings: Settings) -> str:
+    """Start the embedded server, keep it up, and say how to use it."""
+    from extract.pipeline import prepare_raw
+    from music_pulse.embedded import postgres
+
+    _require_embedded(settings, "up")
+    postgres.keep_up(settings.home)
+    with stack.warehouse(settings) as filled:
+        prepare_raw(filled)
+        path = stack.write_env_file(filled)
+        return (
+            f"Postgres is up on {filled.postgres_host}:{filled.postgres_port}, database {filled.postgres_dbname}\n"
+            f"For plain dbt or psql in this shell: . {path}\n"
+            f"Then, for example:                  dbt build --project-dir dbt_project --profiles-dir .\n"
+            f"Stop it with:                       pulse down"
+        )
+
+
+def down(settings: Settings) -> str:
+    """Stop the embedded server."""
+    from music_pulse.embedded import postgres
+
+    _require_embedded(settings, "down")
+    return "Postgres is stopped" if postgres.shut_down(settings.home) else "Postgres was not running"
+
+
+def status(settings: Settings) -> str:
+    """Say where things are, what runs and what the warehouse holds."""
+    lines = [
+        f"home      {settings.home}",
+        f"target    {settings.target}",
+        f"database  {settings.postgres_dbname}",
+        f"export    {settings.export_dir}",
+    ]
+    if settings.target == "embedded":
+        from music_pulse.embedded.postgres import EmbeddedPostgres
+
+        server = EmbeddedPostgres(settings.home)
+        if not server.is_running():
+            return "\n".join([*lines, "postgres  not running (commands start it when they need it)"])
+        endpoint = server.endpoint()
+        lines.append(f"postgres  up on {endpoint.host}:{endpoint.port}")
+    return "\n".join([*lines, f"listens   {_held(settings)}"])
+
+
+def _held(settings: Settings) -> str:
+    try:
+        with stack.warehouse(settings) as filled:
+            from serving.queries import summary
+
+            found = summary(filled)
+            return f"{found.listens:,} of {len(found.users):,} users, newest day {found.newest_day}"
+    except PulseError as error:
+        return f"unknown: {error}"
+
+
+def _require_embedded(settings: Settings, command: str) -> None:
+    if settings.target != "embedded":
+        raise ConfigurationError(
+            f"pulse {command} is for PULSE_TARGET=embedded; this one is {settings.target}, which runs by itself"
+        )

@@ -1,0 +1,140 @@
+"""Runs dbt as users type it: same project, same profile, with the warehouse's login in the environment."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from music_pulse.database import connect
+from music_pulse.errors import BuildError
+from music_pulse.settings import PROJECT_ROOT, Settings
+from music_pulse.stack import environment
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[int, int, str], None]
+"""Called with (nodes done, nodes in all, node name)."""
+
+BUILD_LOCK = 7_310_241_002
+"""Key of the advisory lock that lets one dbt write at a time."""
+
+_WRITING_COMMANDS = {"build", "clone", "retry", "run", "run-operation", "seed", "snapshot"}
+_PROJECT_COMMANDS = {
+    "build", "clean", "clone", "compile", "debug", "deps", "docs", "list", "ls", "parse", "retry", "run",
+    "run-operation", "seed", "show", "snapshot", "source", "test",
+}  # fmt: skip
+_VARS_COMMANDS = _PROJECT_COMMANDS - {"clean", "debug", "deps"}
+_RESULTS = {"LogModelResult", "LogTestResult", "LogSeedResult", "LogNodeResult", "LogNodeNoOpResult", "SkippingDetails"}
+
+
+def dbt_environment(settings: Settings) -> dict[str, str]:
+    """Return the environment that dbt runs in."""
+    return {
+        **os.environ,
+        **environment(settings),
+        "PULSE_TARGET": settings.target,
+        "PULSE_DBT_THREADS": str(settings.dbt_threads),
+        "DBT_TARGET_PATH": str(target_path(settings)),
+        "DBT_LOG_PATH": str(settings.home / "logs" / "dbt"),
+        "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
+    }
+
+
+def target_path(settings: Settings) -> Path:
+    """Return where dbt writes its manifest, its run results and its docs."""
+    return settings.home / "dbt" / settings.postgres_dbname
+
+
+def run_dbt(settings: Settings, arguments: Sequence[str]) -> int:
+    """Pass `arguments` through to dbt, its output as it is; return its exit code."""
+    command, variables = _command(settings, arguments), dbt_environment(settings)
+    if not _WRITING_COMMANDS & set(arguments):
+        return subprocess.run(command, env=variables, check=False).returncode
+    with one_build(settings):
+        return subprocess.run(command, env=variables, check=False).returncode
+
+
+@contextmanager
+def one_build(settings: Settings) -> Iterator[None]:
+    """Wait until no other build writes to this database, then keep the others waiting."""
+    with connect(settings.credentials("transformer"), autocommit=True) as connection:
+        row = connection.execute("select pg_try_advisory_lock(%s)", [BUILD_LOCK]).fetchone()
+        if row != (True,):
+            logger.warning("another build is running: waiting for it to end")
+            connection.execute("select pg_advisory_lock(%s)", [BUILD_LOCK])
+        yield
+
+
+def build(settings: Settings, progress: Progress = lambda *_: None, *, full_refresh: bool = False) -> None:
+    """Run `dbt build`: models, seeds and tests. Raises `BuildError` naming what failed."""
+    with one_build(settings):
+        _build(settings, progress, full_refresh)
+
+
+def _build(settings: Settings, progress: Progress, full_refresh: bool) -> None:
+    arguments = ["--log-format", "json", "build"] + (["--full-refresh"] if full_refresh else [])
+    failures: list[str] = []
+    with subprocess.Popen(
+        _command(settings, arguments),
+        env=dbt_environment(settings),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+    ) as process:
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                _follow(line, progress, failures)
+        except BaseException:
+            process.terminate()
+            raise
+    if process.returncode:
+        detail = "; ".join(failures[:3]) or f"dbt ended with exit code {process.returncode}"
+        raise BuildError(f"dbt build failed: {detail} (see {settings.home / 'logs' / 'dbt' / 'dbt.log'})")
+
+
+def _command(settings: Settings, arguments: Sequence[str]) -> list[str]:
+    command = [sys.executable, "-m", "dbt.cli.main", *arguments]
+    words = [argument for argument in arguments if argument in _PROJECT_COMMANDS]
+    if not words or {"-h", "--help", "--version"} & set(arguments):
+        return command
+    command += _missing(arguments, "--project-dir", str(PROJECT_ROOT / "dbt_project"))
+    command += _missing(arguments, "--profiles-dir", str(PROJECT_ROOT))
+    if settings.dbt_vars and words[0] in _VARS_COMMANDS:
+        command += _missing(arguments, "--vars", json.dumps(settings.dbt_vars))
+    return command
+
+
+def _missing(arguments: Sequence[str], option: str, value: str) -> list[str]:
+    given = any(argument == option or argument.startswith(option + "=") for argument in arguments)
+    return [] if given else [option, value]
+
+
+def _follow(line: str, progress: Progress, failures: list[str]) -> None:
+    """Read one line of dbt's JSON log: progress goes on, errors are kept and shown."""
+    try:
+        event: dict[str, Any] = json.loads(line)
+        info, data = event["info"], event["data"]
+    except (ValueError, KeyError, TypeError):
+        logger.info("dbt: %s", line.rstrip())
+        return
+    message = " ".join(str(info.get("msg", "")).split())
+    total = data.get("total") or data.get("num_models")
+    if info.get("name") in _RESULTS and total:
+        progress(int(data.get("index") or 0), int(total), data.get("node_info", {}).get("node_name") or "")
+    if info.get("level") == "error" and message:
+        failures.append(message)
+        logger.error("dbt: %s", message)
+    elif info.get("level") == "warn" and message:
+        logger.warning("dbt: %s", message)
+    else:
+        logger.debug("dbt: %s", message)
