@@ -95,7 +95,7 @@ class RowBuilder:
     @property
     def is_full(self) -> bool:
         """Whether it is time to `take`."""
-        return len(self) >= BATCH_ROWS
+        return len(self._listens) + len(self._refused) >= BATCH_ROWS
 
     def add_line(
         self, line: bytes, position: str | None = None, *, reason: str | None = None

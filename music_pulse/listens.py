@@ -41,6 +41,11 @@ _TYPED_INFO = frozenset(
 )
 
 
+_GOOD_NAMES = 200_000
+_good_names: set[str] = set()
+"""Names that were looked at already: most listens repeat them. Bounded."""
+
+
 class RefusedListen(ValueError):
     """A listen that can't be kept; its text is the reason, a short stable phrase."""
 
@@ -81,29 +86,43 @@ def validate(listen: Any, *, now: float, user_name: str | None = None) -> Listen
     if type(mapping) is not dict:
         mapping = None
     album = metadata.get("release_name")
-    if album is not None:
-        album = _album(album)
     inserted_at = listen.get("inserted_at")
-    if inserted_at is not None:
-        inserted_at = _seconds(inserted_at) or None
     msid = listen.get("recording_msid") or metadata.get("recording_msid") or info.get("recording_msid")
-    mapped = mapping or info
-    artist_mbids = info.get("artist_mbids") or mapped.get("artist_mbids")
+    mbid, release_mbid, artist_mbids = _mbids(info, mapping)
+    client = info.get("submission_client")
+    listened_at = listen.get("listened_at")
+    if type(listened_at) is not int or not MIN_LISTENED_AT <= listened_at < now:
+        listened_at = _listened_at(listened_at, now)
     return Listen(
-        user_name=_user_name(listen.get("user_name") or user_name),
-        listened_at=_listened_at(listen.get("listened_at"), now),
-        artist_name=_name(metadata.get("artist_name"), "artist_name"),
-        track_name=_name(metadata.get("track_name"), "track_name"),
-        album=album,
-        duration_ms=_duration_ms(info) if info else None,
-        recording_msid=uuid_bytes(msid) if msid else None,
-        recording_mbid=uuid_bytes(info.get("recording_mbid")) or uuid_bytes(mapped.get("recording_mbid")),
-        release_mbid=uuid_bytes(info.get("release_mbid")) or uuid_bytes(mapped.get("release_mbid")),
-        artist_mbids=to_json(artist_mbids) if artist_mbids else None,
-        submission_client=_text(info.get("submission_client")),
-        additional_info=None if info.keys() <= _TYPED_INFO else to_json(info),
-        mbid_mapping=to_json(mapping) if mapping else None,
-        inserted_at=inserted_at,
+        _user_name(listen.get("user_name") or user_name),
+        listened_at,
+        _name(metadata.get("artist_name"), "artist_name"),
+        _name(metadata.get("track_name"), "track_name"),
+        None if album is None else _album(album),
+        _duration_ms(info) if info else None,
+        uuid_bytes(msid) if msid else None,
+        mbid,
+        release_mbid,
+        artist_mbids,
+        None if client is None else _text(client),
+        None if info.keys() <= _TYPED_INFO else to_json(info),
+        to_json(mapping) if mapping else None,
+        None if inserted_at is None else _seconds(inserted_at) or None,
+    )
+
+
+def _mbids(
+    info: Mapping[str, Any], mapping: Mapping[str, Any] | None
+) -> tuple[bytes | None, bytes | None, str | None]:
+    """Return recording, release and (as JSON) artist MBIDs: what was submitted, else what was mapped."""
+    mapped = mapping or {}
+    recording = info.get("recording_mbid") or mapped.get("recording_mbid")
+    release = info.get("release_mbid") or mapped.get("release_mbid")
+    artists = info.get("artist_mbids") or mapped.get("artist_mbids")
+    return (
+        (uuid_bytes(recording) or uuid_bytes(mapped.get("recording_mbid"))) if recording else None,
+        (uuid_bytes(release) or uuid_bytes(mapped.get("release_mbid"))) if release else None,
+        to_json(artists) if artists else None,
     )
 
 
@@ -175,16 +194,15 @@ def _seconds(value: Any) -> float | None:
 def _name(value: Any, field: str) -> str:
     if type(value) is not str:
         raise RefusedListen(f"{field} is missing" if value is None else f"{field} is not text")
-    if not value.isascii():
-        if _UNSTORABLE.search(value):
-            raise RefusedListen(f"{field} has a NUL or a lone surrogate")
-        blank = not unicodedata.normalize("NFC", value).strip()
-    else:
-        if "\x00" in value:
-            raise RefusedListen(f"{field} has a NUL or a lone surrogate")
-        blank = not value or value.isspace()
-    if blank:
+    if value in _good_names:
+        return value
+    if _UNSTORABLE.search(value):
+        raise RefusedListen(f"{field} has a NUL or a lone surrogate")
+    if not unicodedata.normalize("NFC", value).strip():
         raise RefusedListen(f"{field} is blank")
+    if len(_good_names) >= _GOOD_NAMES:
+        _good_names.clear()
+    _good_names.add(value)
     return value
 
 
@@ -196,7 +214,11 @@ def _user_name(value: Any) -> str:
 
 
 def _album(value: Any) -> str | None:
-    if type(value) is not str or not value or value.isspace():
+    if type(value) is not str:
+        return None
+    if value in _good_names:
+        return value
+    if not value or value.isspace():
         return None
     if _UNSTORABLE.search(value):
         raise RefusedListen("release_name has a NUL or a lone surrogate")

@@ -103,7 +103,7 @@ def _build(settings: Settings, progress: Progress, full_refresh: bool) -> None:
 
 
 def _command(settings: Settings, arguments: Sequence[str]) -> list[str]:
-    command = [sys.executable, "-m", "dbt.cli.main", *arguments]
+    command = [sys.executable, "-c", "from dbt.cli.main import cli; cli()", *arguments]
     words = [argument for argument in arguments if argument in _PROJECT_COMMANDS]
     if not words or {"-h", "--help", "--version"} & set(arguments):
         return command

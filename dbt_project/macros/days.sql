@@ -36,3 +36,12 @@
 {% macro minutes(milliseconds) -%}
     cast({{ milliseconds }} as double precision) / 60000
 {%- endmacro %}
+
+{#- Written after `as`: a CTE that is read more than once is planned into each reader, not spooled. -#}
+{% macro not_materialized() -%}
+    {{ return(adapter.dispatch('not_materialized')()) }}
+{%- endmacro %}
+
+{% macro default__not_materialized() -%}{%- endmacro %}
+
+{% macro postgres__not_materialized() -%}not materialized{%- endmacro %}

@@ -10,77 +10,90 @@ user_tracks as (
 
 ),
 
-keys as (
+by_track as (
 
     select
+        day,
         track_id,
-        track_key,
-        artist_key
-    from {{ ref('tracks') }}
+        sum(listens) as listens,
+        sum(milliseconds_listened) as milliseconds_listened
+
+    from user_tracks
+    group by day, track_id
+
+),
+
+by_artist as (
+
+    select
+        day,
+        artist_id,
+        sum(listens) as listens,
+        sum(milliseconds_listened) as milliseconds_listened
+
+    from user_tracks
+    group by day, artist_id
 
 ),
 
 tracks as (
 
     select
-        user_tracks.day,
+        by_track.day,
         'track' as kind,
-        user_tracks.track_id as id,
-        keys.artist_key,
-        keys.track_key,
-        sum(user_tracks.listens) as listens,
-        sum(user_tracks.milliseconds_listened) as milliseconds
+        by_track.track_id as id,
+        by_track.listens,
+        by_track.milliseconds_listened,
+        row_number() over (
+            partition by by_track.day
+            order by
+                by_track.listens desc,
+                {{ code_points('tracks.artist_key') }},
+                {{ code_points('tracks.track_key') }}
+        ) as rank
 
-    from user_tracks
-    inner join keys on user_tracks.track_id = keys.track_id
-    group by 1, 2, 3, 4, 5
+    from by_track
+    inner join {{ ref('tracks') }} as tracks
+        on by_track.track_id = tracks.track_id
 
 ),
 
 artists as (
 
     select
-        user_tracks.day,
+        by_artist.day,
         'artist' as kind,
-        user_tracks.artist_id as id,
-        keys.artist_key,
-        '' as track_key,
-        sum(user_tracks.listens) as listens,
-        sum(user_tracks.milliseconds_listened) as milliseconds
+        by_artist.artist_id as id,
+        by_artist.listens,
+        by_artist.milliseconds_listened,
+        row_number() over (
+            partition by by_artist.day
+            order by
+                by_artist.listens desc,
+                {{ code_points('artists.artist_key') }}
+        ) as rank
 
-    from user_tracks
-    inner join keys on user_tracks.track_id = keys.track_id
-    group by 1, 2, 3, 4, 5
-
-),
-
-entities as (
-
-    select * from tracks
-    union all
-    select * from artists
+    from by_artist
+    inner join {{ ref('artists') }} as artists
+        on by_artist.artist_id = artists.artist_id
 
 ),
 
 ranked as (
 
-    select
-        day,
-        kind,
-        row_number() over (
-            partition by day, kind
-            order by
-                listens desc,
-                {{ code_points('artist_key') }},
-                {{ code_points('track_key') }}
-        ) as rank,
-        id,
-        cast(listens as bigint) as listens,
-        {{ minutes('milliseconds') }} as minutes_listened
-
-    from entities
+    select * from tracks
+    where rank <= 50
+    union all
+    select * from artists
+    where rank <= 50
 
 )
 
-select * from ranked
-where rank <= 50
+select
+    day,
+    kind,
+    rank,
+    id,
+    cast(listens as bigint) as listens,
+    {{ minutes('milliseconds_listened') }} as minutes_listened
+from ranked

@@ -13,7 +13,7 @@ pending_loads as (
 
 ),
 
-arrived as (
+arrived as {{ not_materialized() }} (
 
     select listens.*
     from {{ ref('stg_batch__listens') }} as listens
@@ -21,7 +21,7 @@ arrived as (
 
 ),
 
-candidates as (
+candidates as {{ not_materialized() }} (
 
     select {{ columns | join(', ') }}
     from arrived
@@ -43,6 +43,16 @@ candidates as (
 
 ),
 
+-- Most listens have one row: only the others need ranking.
+repeated as (
+
+    select candidates.listen_id
+    from candidates
+    group by candidates.listen_id
+    having count(*) > 1
+
+),
+
 -- The best row of a listen, by what it says and never by when it came.
 ranked as (
 
@@ -59,6 +69,24 @@ ranked as (
                 {{ code_points('candidates.origin') }} asc nulls first
         ) as preference
     from candidates
+    where candidates.listen_id in (select repeated.listen_id from repeated)
+
+),
+
+preferred as (
+
+    select {{ columns | join(', ') }}
+    from candidates
+    where
+        not exists (
+            select 1
+            from repeated
+            where repeated.listen_id = candidates.listen_id
+        )
+    union all
+    select {{ columns | join(', ') }}
+    from ranked
+    where preference = 1
 
 ),
 
@@ -75,14 +103,13 @@ winners as (
 
     select
         {%- for column in columns %}
-        ranked.{{ column }},
+        preferred.{{ column }},
         {%- endfor %}
         cast(null as uuid) as near_duplicate_of,
-        {{ local_day('ranked.listened_at', 'zones.time_zone') }} as day,
+        {{ local_day('preferred.listened_at', 'zones.time_zone') }} as day,
         {{ change_id() }} as changed_at
-    from ranked
-    inner join zones on ranked.user_id = zones.user_id
-    where ranked.preference = 1
+    from preferred
+    inner join zones on preferred.user_id = zones.user_id
 
 )
 

@@ -1,12 +1,30 @@
 with
 
+daily_metrics as (
+
+    select * from {{ ref('int_daily_metrics') }}
+
+),
+
 user_tracks as (
 
-    select *
-    from {{ ref('user_daily_tracks') }}
-    {%- if not rebuilds_all() %}
-    where day in (select changed.day from ({{ changed_listens() }}) as changed)
-    {%- endif %}
+    select * from {{ ref('user_daily_tracks') }}
+
+),
+
+by_artist as (
+
+    select
+        day,
+        'artist:' || cast(artist_id as text) as dimension,
+        sum(listens) as listens,
+        sum(milliseconds_listened) as milliseconds_listened,
+        count(distinct user_id) as listeners,
+        count(distinct track_id) as distinct_tracks,
+        nullif(sum(listens_without_duration), 0) as listens_without_duration
+
+    from user_tracks
+    group by day, artist_id
 
 ),
 
@@ -16,10 +34,8 @@ by_track as (
         day,
         'track:' || cast(track_id as text) as dimension,
         sum(listens) as listens,
-        sum(milliseconds_listened) as milliseconds,
+        sum(milliseconds_listened) as milliseconds_listened,
         count(*) as listeners,
-        cast(null as bigint) as distinct_tracks,
-        cast(null as bigint) as distinct_artists,
         nullif(sum(listens_without_duration), 0) as listens_without_duration
 
     from user_tracks
@@ -27,98 +43,40 @@ by_track as (
 
 ),
 
-by_artist_user as (
-
-    select
-        day,
-        artist_id,
-        user_id,
-        sum(listens) as listens,
-        sum(milliseconds_listened) as milliseconds,
-        sum(listens_without_duration) as listens_without_duration
-
-    from user_tracks
-    group by day, artist_id, user_id
-
-),
-
-artist_tracks as (
-
-    select
-        day,
-        artist_id,
-        count(distinct track_id) as distinct_tracks
-
-    from user_tracks
-    group by day, artist_id
-
-),
-
-by_artist as (
-
-    select
-        by_artist_user.day,
-        'artist:' || cast(by_artist_user.artist_id as text) as dimension,
-        sum(by_artist_user.listens) as listens,
-        sum(by_artist_user.milliseconds) as milliseconds,
-        count(*) as listeners,
-        max(artist_tracks.distinct_tracks) as distinct_tracks,
-        cast(null as bigint) as distinct_artists,
-        nullif(sum(by_artist_user.listens_without_duration), 0)
-            as listens_without_duration
-
-    from by_artist_user
-    inner join artist_tracks
-        on
-            by_artist_user.day = artist_tracks.day
-            and by_artist_user.artist_id = artist_tracks.artist_id
-    group by by_artist_user.day, by_artist_user.artist_id
-
-),
-
-by_user as (
-
-    select
-        day,
-        'user:' || user_id as dimension,
-        sum(listens) as listens,
-        sum(milliseconds_listened) as milliseconds,
-        1 as listeners,
-        count(*) as distinct_tracks,
-        count(distinct artist_id) as distinct_artists,
-        sum(listens_without_duration) as listens_without_duration
-
-    from user_tracks
-    group by day, user_id
-
-),
-
-by_day as (
-
-    select
-        day,
-        'all' as dimension,
-        sum(listens) as listens,
-        sum(milliseconds_listened) as milliseconds,
-        count(distinct user_id) as listeners,
-        count(distinct track_id) as distinct_tracks,
-        count(distinct artist_id) as distinct_artists,
-        sum(listens_without_duration) as listens_without_duration
-
-    from user_tracks
-    group by day
-
-),
-
 aggregates as (
 
-    select * from by_day
+    select
+        day,
+        dimension,
+        listens,
+        milliseconds_listened,
+        listeners,
+        distinct_tracks,
+        distinct_artists,
+        listens_without_duration
+    from daily_metrics
     union all
-    select * from by_user
+    select
+        day,
+        dimension,
+        listens,
+        milliseconds_listened,
+        listeners,
+        distinct_tracks,
+        null,
+        listens_without_duration
+    from by_artist
     union all
-    select * from by_artist
-    union all
-    select * from by_track
+    select
+        day,
+        dimension,
+        listens,
+        milliseconds_listened,
+        listeners,
+        null,
+        null,
+        listens_without_duration
+    from by_track
 
 ),
 
@@ -136,7 +94,7 @@ unpivoted as (
     cross join lateral (
         values
         ('listens', cast(aggregates.listens as double precision)),
-        ('minutes_listened', {{ minutes('aggregates.milliseconds') }}),
+        ('minutes_listened', {{ minutes('aggregates.milliseconds_listened') }}),
         ('listeners', cast(aggregates.listeners as double precision)),
         (
             'distinct_tracks',

@@ -2,11 +2,7 @@ with
 
 listens as (
 
-    {% if rebuilds_all() -%}
     select * from {{ ref('int_listens_deduplicated') }}
-    {%- else -%}
-    {{ changed_listens() }}
-    {%- endif %}
 
 ),
 
