@@ -1,0 +1,116 @@
+"""What `pulse run` and `pulse query` print."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import date, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from music_pulse.display import console, table
+from music_pulse.settings import DEMO_DBNAME, Settings
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from extract.pipeline import Landed
+    from serving.export import Export
+    from serving.queries import Summary
+
+MAX_TABLE_ROWS = 1_000
+"""`--format table` is for people; json and csv have no end."""
+
+
+def print_summary(settings: Settings, landed: Landed, exported: Export, out: Console) -> None:
+    """Show what a run landed, what the warehouse holds and what was heard on the newest day."""
+    from serving.queries import summary
+
+    found = summary(settings)
+    demo = " --demo" if settings.postgres_dbname == DEMO_DBNAME else ""
+    out.print()
+    out.print(_users_table(found))
+    if found.newest_day is not None:
+        out.print(_top_table(found))
+    out.print(
+        f"This run landed {landed.listens:,} listens and refused {landed.refused:,}. The marts hold "
+        f"{found.listens:,} listens of {found.tracks:,} tracks by {found.artists:,} artists: {found.minutes:,.0f} "
+        f"minutes"
+        + (
+            f" ({found.listens_without_duration:,} listens of unknown length add none)."
+            if found.listens_without_duration
+            else "."
+        )
+    )
+    out.print(f"Parquet  {exported.location} ({exported.written} files written, {exported.kept} unchanged)")
+    out.print(f"Docs     pulse docs{demo}")
+    out.print(f"Ask      pulse query{demo} \"select * from marts.daily_top order by day desc, kind, rank limit 10\"")
+
+
+def _users_table(found: Summary) -> Any:
+    columns = ("user", "landed", "refused", "duplicates", "listens", "ListenBrainz reports", "held from it", "difference")
+    rows = [
+        (
+            user.user_id or "(none named)",
+            user.landed,
+            user.refused,
+            user.duplicates,
+            user.listens,
+            user.reported,
+            user.held if user.reported is not None else None,
+            user.difference,
+        )
+        for user in found.users
+    ]
+    return table("The warehouse", columns, rows)
+
+
+def _top_table(found: Summary) -> Any:
+    rows: list[Sequence[Any]] = [
+        (top.rank, top.kind, top.name, top.artist_name, top.listens, top.minutes_listened)
+        for top in (*found.top_artists, *found.top_tracks)
+    ]
+    title = f"{found.newest_day}, the newest day: {found.day_listens:,} listens, {found.day_minutes:,.0f} minutes"
+    return table(title, ("rank", "kind", "name", "artist", "listens", "minutes"), rows)
+
+
+def print_query(settings: Settings, sql: str, format: str) -> None:
+    """Run `sql` as the reader and print its rows as a table, as one JSON list of objects or as CSV."""
+    from serving.queries import stream_query
+
+    with stream_query(settings, sql) as (columns, rows):
+        if format == "json":
+            _print_json(columns, rows)
+        elif format == "csv":
+            writer = csv.writer(sys.stdout, lineterminator="\n")
+            writer.writerow(columns)
+            writer.writerows(rows)
+        else:
+            _print_table(columns, rows)
+
+
+def _print_json(columns: Sequence[str], rows: Iterator[Sequence[Any]]) -> None:
+    sys.stdout.write("[")
+    for number, row in enumerate(rows):
+        record = dict(zip(columns, row, strict=True))
+        sys.stdout.write(",\n " if number else "\n ")
+        sys.stdout.write(json.dumps(record, ensure_ascii=False, default=_json_value))
+    sys.stdout.write("\n]\n")
+
+
+def _json_value(value: Any) -> Any:
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, (datetime, date)):
+        return value.isoformat()
+    return str(value)
+
+
+def _print_table(columns: Sequence[str], rows: Iterator[Sequence[Any]]) -> None:
+    shown = [row for row, _ in zip(rows, range(MAX_TABLE_ROWS), strict=False)]
+    out = console()
+    out.print(table("", columns, shown))
+    more = next(rows, None) is not None
+    out.print(f"the first {MAX_TABLE_ROWS:,} rows; --format csv shows all" if more else f"{len(shown):,} rows")
