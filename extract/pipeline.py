@@ -72,7 +72,8 @@ class Landing:
         """Load a dlt source or resource as one package: all of it is committed, or nothing counts."""
         with _one_line_errors():
             self.pipeline.run(data, loader_file_format="parquet")
-        counts = self.pipeline.last_trace.last_normalize_info.row_counts
+        trace = self.pipeline.last_trace
+        counts = trace.last_normalize_info.row_counts if trace and trace.last_normalize_info else {}
         landed = Landed(listens=counts.get("listens", 0), refused=counts.get("quarantine", 0))
         logger.info("loaded %d listens, %d refused", landed.listens, landed.refused)
         return landed
@@ -216,6 +217,4 @@ def _explain(error: BaseException) -> PulseError:
             break
         cause = following
     text = " ".join(str(cause).split())[:300] or type(cause).__name__
-    return DatabaseError(
-        f"landing in raw failed: {text} (nothing of this load counts; mend the cause and run again)"
-    )
+    return DatabaseError(f"landing in raw failed: {text} (nothing of this load counts; mend the cause and run again)")

@@ -97,9 +97,7 @@ class RowBuilder:
         """Whether it is time to `take`."""
         return len(self._listens) + len(self._refused) >= BATCH_ROWS
 
-    def add_line(
-        self, line: bytes, position: str | None = None, *, reason: str | None = None
-    ) -> None:
+    def add_line(self, line: bytes, position: str | None = None, *, reason: str | None = None) -> None:
         """Add a listen that is a line of JSON; one that can't be decoded, or that comes with a `reason`, is refused."""
         digest = md5(line, usedforsecurity=False).digest()
         if digest in self.known:
@@ -194,6 +192,6 @@ def listens_table(
     return pa.table([complete[name] for name in LISTENS_SCHEMA.names], schema=LISTENS_SCHEMA)
 
 
-def timestamps(seconds: Sequence[int | None]) -> pa.Array:
-    """Make a timestamp column (microseconds, UTC) of seconds since 1970."""
+def timestamps(seconds: Any) -> pa.Array:
+    """Make a timestamp column (microseconds, UTC) of a sequence of seconds since 1970."""
     return pa.array(seconds, pa.int64()).cast(pa.timestamp("s", tz="UTC")).cast(_SECONDS)

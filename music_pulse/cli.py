@@ -30,13 +30,13 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: a quarter of a second less
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-extract_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Land listens in schema raw, and do nothing else.")
+extract_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Land listens in schema raw, and do nothing else."
+)
 app.add_typer(extract_app, name="extract")
 
 Demo = Annotated[bool, typer.Option("--demo", help="Work on the synthetic demo (database pulse_demo).")]
-Users = Annotated[
-    list[str] | None, typer.Option("--user", "-u", help="ListenBrainz user; may be given several times.")
-]
+Users = Annotated[list[str] | None, typer.Option("--user", "-u", help="ListenBrainz user; may be given several times.")]
 Since = Annotated[
     datetime | None,
     typer.Option(formats=["%Y-%m-%d"], help="Leave out what was listened to before this day (UTC)."),
@@ -125,9 +125,7 @@ def run(
 
     with _warehouse(demo) as settings:
         try:
-            landed = (
-                steps.land_synthetic(settings) if demo else steps.land_listenbrainz(settings, user, _epoch(since))
-            )
+            landed = steps.land_synthetic(settings) if demo else steps.land_listenbrainz(settings, user, _epoch(since))
             steps.finish(settings, landed, full_refresh=full_refresh)
             return
         except ExternalAPIError as error:

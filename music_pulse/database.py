@@ -73,8 +73,7 @@ def connect(
         )
     except psycopg.Error as error:
         raise DatabaseError(
-            f"can't reach Postgres at {credentials.host}:{credentials.port}: {one_line(error)}; "
-            "check PULSE_POSTGRES_*"
+            f"can't reach Postgres at {credentials.host}:{credentials.port}: {one_line(error)}; check PULSE_POSTGRES_*"
         ) from None
 
 
@@ -93,9 +92,7 @@ def prepare(settings: Settings) -> None:
     """
     import psycopg
 
-    logins = _Logins(
-        settings.credentials("admin").user, *(settings.credentials(role).user for role in _OWN_LOGINS)
-    )
+    logins = _Logins(settings.credentials("admin").user, *(settings.credentials(role).user for role in _OWN_LOGINS))
     unreachable: DatabaseError | None = None
     try:
         try:
@@ -111,9 +108,7 @@ def prepare(settings: Settings) -> None:
             "set PULSE_POSTGRES_USER to a login that may create databases and roles"
         ) from None
     except psycopg.Error as error:
-        raise DatabaseError(
-            f"can't prepare the database {settings.postgres_dbname}: {one_line(error)}"
-        ) from None
+        raise DatabaseError(f"can't prepare the database {settings.postgres_dbname}: {one_line(error)}") from None
 
 
 def _is_prepared(settings: Settings, logins: _Logins) -> bool:
@@ -192,9 +187,7 @@ def _bootstrap(settings: Settings, logins: _Logins, created: bool) -> None:
     with connect(admin) as connection:
         row = connection.execute("show server_encoding").fetchone()
         if row is None or row[0] != "UTF8":
-            raise DatabaseError(
-                f"the database {admin.dbname} isn't in UTF-8: set PULSE_POSTGRES_DBNAME to another"
-            )
+            raise DatabaseError(f"the database {admin.dbname} isn't in UTF-8: set PULSE_POSTGRES_DBNAME to another")
         for user, password in _passwords(settings, logins).items():
             _ensure_login(connection, user, password)
         for schema in _LOADER_SCHEMAS:
@@ -232,16 +225,13 @@ def _ensure_login(connection: psycopg.Connection[tuple[Any, ...]], user: str, pa
 def _may_act_for(connection: psycopg.Connection[tuple[Any, ...]], user: str) -> bool:
     """Tell whether we may give objects to `user` and grant on its behalf (a superuser always may)."""
     row = connection.execute(
-        "select rolsuper or pg_has_role(current_user, %s::name, 'usage')"
-        " from pg_roles where rolname = current_user",
+        "select rolsuper or pg_has_role(current_user, %s::name, 'usage') from pg_roles where rolname = current_user",
         [user],
     ).fetchone()
     return row is not None and bool(row[0])
 
 
-def _ensure_schema(
-    connection: psycopg.Connection[tuple[Any, ...]], schema: str, owner: str, logins: _Logins
-) -> None:
+def _ensure_schema(connection: psycopg.Connection[tuple[Any, ...]], schema: str, owner: str, logins: _Logins) -> None:
     """Make a schema of `owner`; one that exists, and what is in it, is handed to a login of our own."""
     from psycopg import sql
 
@@ -266,9 +256,7 @@ def _ensure_schema(
         connection.execute(statement.format(relation=sql.Identifier(relation), **names))
 
 
-def _grant(
-    connection: psycopg.Connection[tuple[Any, ...]], logins: _Logins, dbname: str, created: bool
-) -> None:
+def _grant(connection: psycopg.Connection[tuple[Any, ...]], logins: _Logins, dbname: str, created: bool) -> None:
     """Grant each login what it needs, and nobody else anything.
 
     A database that was there before us may have other users: they keep their right to connect.
@@ -299,9 +287,7 @@ def _grant(
             log.debug("the login %s isn't ours to change", logins.reader)
 
 
-def _let_read(
-    connection: psycopg.Connection[tuple[Any, ...]], schema: str, owner: str, reader: str
-) -> None:
+def _let_read(connection: psycopg.Connection[tuple[Any, ...]], schema: str, owner: str, reader: str) -> None:
     """Let `reader` select from all tables of a schema, those that `owner` is yet to make included."""
     from psycopg import sql
 
@@ -315,9 +301,7 @@ def _let_read(
     statements: tuple[sql.SQL, ...] = (
         sql.SQL("grant usage on schema {schema} to {reader}"),
         sql.SQL("grant select on all tables in schema {schema} to {reader}"),
-        sql.SQL(
-            "alter default privileges for role {owner} in schema {schema} grant select on tables to {reader}"
-        ),
+        sql.SQL("alter default privileges for role {owner} in schema {schema} grant select on tables to {reader}"),
     )
     for statement in statements:
         connection.execute(statement.format(**names))

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
 from music_pulse.errors import PulseError
-from music_pulse.settings import PROJECT_ROOT, Settings
+from music_pulse.settings import PROJECT_ROOT, Role, Settings
 
 MIN_FREE_BYTES = 1_000_000_000
 
@@ -87,8 +87,9 @@ def _postgres(settings: Settings) -> Finding:
     try:
         with warehouse(settings) as filled:
             prepare_raw(filled)
-            for role in ("loader", "transformer", "reader"):
-                with connect(filled.credentials(role)) as connection:  # type: ignore[arg-type]
+            roles: tuple[Role, ...] = ("loader", "transformer", "reader")
+            for login in map(filled.credentials, roles):
+                with connect(login) as connection:
                     row = connection.execute("select current_setting('server_version')").fetchone()
             text = f"{row[0] if row else ''} on {filled.postgres_host}:{filled.postgres_port}, all three roles log in"
             return Finding("postgres", text)

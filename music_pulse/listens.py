@@ -111,9 +111,7 @@ def validate(listen: Any, *, now: float, user_name: str | None = None) -> Listen
     )
 
 
-def _mbids(
-    info: Mapping[str, Any], mapping: Mapping[str, Any] | None
-) -> tuple[bytes | None, bytes | None, str | None]:
+def _mbids(info: Mapping[str, Any], mapping: Mapping[str, Any] | None) -> tuple[bytes | None, bytes | None, str | None]:
     """Return recording, release and (as JSON) artist MBIDs: what was submitted, else what was mapped."""
     mapped = mapping or {}
     recording = info.get("recording_mbid") or mapped.get("recording_mbid")
@@ -173,11 +171,12 @@ def _listened_at(value: Any, now: float) -> int:
         if number is None:
             raise RefusedListen("listened_at is not a number")
         value = int(number)
-    if value < MIN_LISTENED_AT:
+    second: int = value
+    if second < MIN_LISTENED_AT:
         raise RefusedListen("listened_at is before 2002-10-01")
-    if value >= now + ALLOWED_SKEW_S:
+    if second >= now + ALLOWED_SKEW_S:
         raise RefusedListen("listened_at is in the future")
-    return value
+    return second
 
 
 def _seconds(value: Any) -> float | None:

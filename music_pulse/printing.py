@@ -15,10 +15,10 @@ from music_pulse.settings import DEMO_DBNAME, Settings
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from extract.pipeline import Landed
     from serving.export import Export
     from serving.queries import Summary
+
+    from extract.pipeline import Landed
 
 MAX_TABLE_ROWS = 1_000
 """`--format table` is for people; json and csv have no end."""
@@ -46,11 +46,20 @@ def print_summary(settings: Settings, landed: Landed, exported: Export, out: Con
     )
     out.print(f"Parquet  {exported.location} ({exported.written} files written, {exported.kept} unchanged)")
     out.print(f"Docs     pulse docs{demo}")
-    out.print(f"Ask      pulse query{demo} \"select * from marts.daily_top order by day desc, kind, rank limit 10\"")
+    out.print(f'Ask      pulse query{demo} "select * from marts.daily_top order by day desc, kind, rank limit 10"')
 
 
 def _users_table(found: Summary) -> Any:
-    columns = ("user", "landed", "refused", "duplicates", "listens", "ListenBrainz reports", "held from it", "difference")
+    columns = (
+        "user",
+        "landed",
+        "refused",
+        "duplicates",
+        "listens",
+        "ListenBrainz reports",
+        "held from it",
+        "difference",
+    )
     rows = [
         (
             user.user_id or "(none named)",

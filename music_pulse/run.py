@@ -12,8 +12,9 @@ from music_pulse.errors import BuildError
 from music_pulse.settings import Settings
 
 if TYPE_CHECKING:
-    from extract.pipeline import Landed
     from serving.export import Export
+
+    from extract.pipeline import Landed
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,8 @@ def up(settings: Settings) -> str:
         prepare_raw(filled)
         path = stack.write_env_file(filled)
         return (
-            f"Postgres is up on {filled.postgres_host}:{filled.postgres_port}, database {filled.postgres_dbname}\n"
+            f"Postgres is up on {filled.postgres_host}:{filled.postgres_port}, "
+            f"database {filled.postgres_dbname}\n"
             f"For plain dbt or psql in this shell: . {path}\n"
             f"Then, for example:                  dbt build --project-dir dbt_project --profiles-dir .\n"
             f"Stop it with:                       pulse down"
@@ -65,6 +66,4 @@ def _held(settings: Settings) -> str:
 
 def _require_embedded(settings: Settings, command: str) -> None:
     if settings.target != "embedded":
-        raise ConfigurationError(
-            f"pulse {command} is for PULSE_TARGET=embedded; this one is {settings.target}, which runs by itself"
-        )
+        raise ConfigurationError(f"pulse {command} is for PULSE_TARGET=embedded; {settings.target} runs by itself")

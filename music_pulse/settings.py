@@ -76,7 +76,7 @@ class Settings(BaseSettings):
     s3_access_key_id: str | None = Field(None, description="S3 key; default: the AWS environment's.")
     s3_secret_access_key: SecretStr | None = Field(None, description="Its secret.")
 
-    dbt_vars: dict[str, Any] = Field({}, description="dbt vars, as JSON: {\"time_zone\": \"Europe/Berlin\"}.")
+    dbt_vars: dict[str, Any] = Field({}, description='dbt vars, as JSON: {"time_zone": "Europe/Berlin"}.')
     dbt_threads: int = Field(2, ge=1, description="Models that dbt builds at once.")
     docs_port: int = Field(0, ge=0, le=65535, description="Port of `pulse docs`; 0 takes a free one.")
 

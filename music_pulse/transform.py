@@ -31,7 +31,14 @@ _PROJECT_COMMANDS = {
     "run-operation", "seed", "show", "snapshot", "source", "test",
 }  # fmt: skip
 _VARS_COMMANDS = _PROJECT_COMMANDS - {"clean", "debug", "deps"}
-_RESULTS = {"LogModelResult", "LogTestResult", "LogSeedResult", "LogNodeResult", "LogNodeNoOpResult", "SkippingDetails"}
+_RESULTS = {
+    "LogModelResult",
+    "LogTestResult",
+    "LogSeedResult",
+    "LogNodeResult",
+    "LogNodeNoOpResult",
+    "SkippingDetails",
+}
 
 
 def dbt_environment(settings: Settings) -> dict[str, str]:

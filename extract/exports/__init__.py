@@ -59,9 +59,7 @@ def import_files(
     return landed
 
 
-def _import_file(
-    target: Landing, path: Path, user_name: str | None, progress: Progress
-) -> Landed:
+def _import_file(target: Landing, path: Path, user_name: str | None, progress: Progress) -> Landed:
     digest = content_hash(path)
     if digest in target.state(PIPELINE).get("files", {}):
         logger.info("%s was imported before: nothing to do", path)

@@ -45,7 +45,14 @@ def reading(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: no such file") from None
     except (IsADirectoryError, PermissionError) as error:
         raise InputError(f"{path}: can't be read: {error.strerror}") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except (
+        EOFError,
+        zlib.error,
+        gzip.BadGzipFile,
+        zipfile.BadZipFile,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:
         raise InputError(f"{path}: damaged or incomplete ({error}): nothing of it was landed") from error
 
 

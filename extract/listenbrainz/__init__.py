@@ -52,9 +52,7 @@ class UserPlan:
 
 
 @dlt.source(name=SOURCE)
-def listenbrainz(
-    client: ListenBrainzClient, target: Landing, user: UserPlan, windows: Sequence[Interval]
-) -> Any:
+def listenbrainz(client: ListenBrainzClient, target: Landing, user: UserPlan, windows: Sequence[Interval]) -> Any:
     """Listens of one user in `windows`, and the count that ListenBrainz reports."""
 
     @dlt.resource(write_disposition="append", schema_contract=RAW_CONTRACT)
@@ -104,9 +102,7 @@ def extract_listenbrainz(
     return landed
 
 
-def _extract_user(
-    client: ListenBrainzClient, target: Landing, user: UserPlan, progress: Progress
-) -> Landed:
+def _extract_user(client: ListenBrainzClient, target: Landing, user: UserPlan, progress: Progress) -> Landed:
     landed = Landed()
     for start in range(0, max(user.total, 1), BATCH_WINDOWS):
         batch = user.windows[start : start + BATCH_WINDOWS]
@@ -134,12 +130,8 @@ def _plan_user(
     return UserPlan(bounds.user_name, count, windows)
 
 
-def _window_rows(
-    client: ListenBrainzClient, target: Landing, user: UserPlan, window: Interval
-) -> Iterator[Any]:
-    builder = RowBuilder(
-        SOURCE, user_name=user.user_name, known=target.landed_hashes(SOURCE, user.user_name, *window)
-    )
+def _window_rows(client: ListenBrainzClient, target: Landing, user: UserPlan, window: Interval) -> Iterator[Any]:
+    builder = RowBuilder(SOURCE, user_name=user.user_name, known=target.landed_hashes(SOURCE, user.user_name, *window))
     for page in client.pages(user.user_name, window):
         for listen in page:
             builder.add(listen)

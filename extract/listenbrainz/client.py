@@ -182,9 +182,7 @@ class ListenBrainzClient:
             200,
         )
 
-    def _get(
-        self, user: str, endpoint: str, params: dict[str, int], read: Callable[[dict[str, Any]], T]
-    ) -> T:
+    def _get(self, user: str, endpoint: str, params: dict[str, int], read: Callable[[dict[str, Any]], T]) -> T:
         """Ask until `read` accepts the payload, at most `attempts` times."""
         url = self._address(user, endpoint, params)
         attempt = 0
@@ -259,9 +257,7 @@ class ListenBrainzClient:
         kind = ExternalAPIError if self._connected else UnreachableAPIError
         return self._error(kind, message, url, failure.status)
 
-    def _error(
-        self, kind: type[ExternalAPIError], message: str, url: str, status: int | None
-    ) -> ExternalAPIError:
+    def _error(self, kind: type[ExternalAPIError], message: str, url: str, status: int | None) -> ExternalAPIError:
         return kind(self._clean(message), url=self._clean(url), status=status)
 
     def _clean(self, text: str) -> str:

@@ -33,9 +33,48 @@ LISTENS_PER_DAY = 60
 _ZONES = ("Europe/Berlin", "America/New_York", "Asia/Tokyo", "UTC", "Australia/Sydney", "America/Sao_Paulo")
 _HOUR_WEIGHTS = np.array([2, 1, 1, 1, 1, 1, 2, 5, 8, 7, 6, 6, 7, 6, 6, 7, 8, 10, 12, 12, 11, 9, 7, 4], dtype=float)
 _WEEKDAY_WEIGHTS = np.array([9, 9, 9, 10, 12, 13, 10], dtype=float)
-_FIRST = ("Velvet", "Ночные", "Björk’s", "Iron", "東京", "Señor", "Quiet", "Los", "Åse", "Broken", "İstanbul", "Golden")
-_SECOND = ("Sons", "Снайперы", "Sisters", "Harbour", "事変", "Coconut", "Machine", "Lobos", "Kleveland", "Social", "Trio", "Ear")
-_NOUNS = ("Rain", "Feuer", "Corazón", "夜", "Звезда", "Mirror", "Été", "Wires", "Ghost", "Harvest", "Saudade", "Σίσυφος")
+_FIRST = (
+    "Velvet",
+    "Ночные",
+    "Björk’s",
+    "Iron",
+    "東京",
+    "Señor",
+    "Quiet",
+    "Los",
+    "Åse",
+    "Broken",
+    "İstanbul",
+    "Golden",
+)
+_SECOND = (
+    "Sons",
+    "Снайперы",
+    "Sisters",
+    "Harbour",
+    "事変",
+    "Coconut",
+    "Machine",
+    "Lobos",
+    "Kleveland",
+    "Social",
+    "Trio",
+    "Ear",
+)
+_NOUNS = (
+    "Rain",
+    "Feuer",
+    "Corazón",
+    "夜",
+    "Звезда",
+    "Mirror",
+    "Été",
+    "Wires",
+    "Ghost",
+    "Harvest",
+    "Saudade",
+    "Σίσυφος",
+)
 _ADJECTIVES = ("Long", "Blue", "Leise", "Última", "青い", "Тихая", "Slow", "Électrique", "Second", "Hidden")
 
 

@@ -339,9 +339,7 @@ class EmbeddedPostgres:
         if owner == uid:
             return
         if os.geteuid() != 0:
-            raise DatabaseError(
-                f"{path} belongs to another user (uid {owner}); run as that one, or set PULSE_HOME"
-            )
+            raise DatabaseError(f"{path} belongs to another user (uid {owner}); run as that one, or set PULSE_HOME")
         for folder, folders, files in os.walk(path):
             for name in (*folders, *files):
                 os.chown(Path(folder) / name, uid, gid, follow_symlinks=False)
@@ -537,9 +535,7 @@ def _namespaces_work(uid: int) -> bool:
         return False
 
 
-def _run(
-    command: Sequence[str], account: _Account, pass_fds: tuple[int, ...] = ()
-) -> subprocess.CompletedProcess[str]:
+def _run(command: Sequence[str], account: _Account, pass_fds: tuple[int, ...] = ()) -> subprocess.CompletedProcess[str]:
     """Run one of the server's programs to its end, out of reach of the Ctrl-C meant for our command."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_"))}
     environment["LC_ALL"] = "C"

@@ -303,9 +303,7 @@ def test_a_database_in_another_encoding(make_settings: MakeSettings) -> None:
         ({"postgres_sslmode": "nonsense"}, "sslmode"),
     ],
 )
-def test_unreachable_is_one_line(
-    make_settings: MakeSettings, change: dict[str, object], message: str
-) -> None:
+def test_unreachable_is_one_line(make_settings: MakeSettings, change: dict[str, object], message: str) -> None:
     settings = make_settings(**change)
     for act in (lambda: database.connect(settings.credentials("admin")), lambda: database.prepare(settings)):
         with pytest.raises(DatabaseError, match=message) as caught:
@@ -320,9 +318,7 @@ def test_connections_name_themselves(make_settings: MakeSettings) -> None:
     assert run(settings, "admin", "show application_name") == [("music-pulse",)]
 
 
-def test_passwords_show_nowhere(
-    make_settings: MakeSettings, home: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_passwords_show_nowhere(make_settings: MakeSettings, home: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     settings = make_settings("loader", "transformer", "reader")
     admin = settings.credentials("admin")._replace(dbname="postgres")

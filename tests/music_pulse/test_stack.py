@@ -125,7 +125,7 @@ def test_dbt_gets_the_transformers_login(tmp_path: Path) -> None:
 
 
 def test_env_file_survives_the_shell(tmp_path: Path) -> None:
-    nasty = "it's $HOME `id` \"x\" \\ ü"
+    nasty = 'it\'s $HOME `id` "x" \\ ü'
     settings = Settings(  # type: ignore[call-arg]
         _env_file=None,
         home=tmp_path / "home",

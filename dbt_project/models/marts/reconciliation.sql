@@ -36,12 +36,16 @@ held_listens as (
 
     select
         listens.user_id,
-        count(
-            distinct (listens.listened_at, listens.recording_msid)
-        ) as held
-    from {{ ref('stg_batch__listens') }} as listens
-    inner join loads on listens.load_id = loads.load_id
-    where listens.source = 'listenbrainz'
+        count(*) as held
+    from (
+        select distinct
+            arrived.user_id,
+            arrived.listened_at,
+            arrived.recording_msid
+        from {{ ref('stg_batch__listens') }} as arrived
+        inner join loads on arrived.load_id = loads.load_id
+        where arrived.source = 'listenbrainz'
+    ) as listens
     group by listens.user_id
 
 ),

@@ -21,9 +21,7 @@ from music_pulse.errors import (
 
 B = 1_600_000_000
 TOKEN = "0123abcd-secret-4567-89ef-token0token0"
-HTML_502 = Fault(
-    "status", 502, "<html>\n<h1>502 Bad Gateway</h1>\n</html>", headers={"Content-Type": "text/html"}
-)
+HTML_502 = Fault("status", 502, "<html>\n<h1>502 Bad Gateway</h1>\n</html>", headers={"Content-Type": "text/html"})
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +48,7 @@ def connect(api: ListenBrainzDouble, clock: FakeTime) -> Iterator[Callable[..., 
     clients: list[ListenBrainzClient] = []
 
     def make(url: str = api.url, **options: Any) -> ListenBrainzClient:
-        clients.append(
-            ListenBrainzClient(url, **{"token": TOKEN, "sleep": clock.sleep, "clock": clock, **options})
-        )
+        clients.append(ListenBrainzClient(url, **{"token": TOKEN, "sleep": clock.sleep, "clock": clock, **options}))
         return clients[-1]
 
     yield make
@@ -261,17 +257,13 @@ def test_a_connection_lost_after_answers_gets_every_try_and_is_no_unreachable_ap
     assert len(clock.slept) == 4
 
 
-@pytest.mark.parametrize(
-    "url", ["http://", "http://127.0.0.1:99999", "http://.example", "http://" + 70 * "a"]
-)
+@pytest.mark.parametrize("url", ["http://", "http://127.0.0.1:99999", "http://.example", "http://" + 70 * "a"])
 def test_an_address_that_is_none(connect: Callable[..., ListenBrainzClient], url: str) -> None:
     with pytest.raises(ExternalAPIError, match="PULSE_LISTENBRAINZ_URL"):
         rows(connect(url))
 
 
-def test_an_unknown_user_is_asked_for_once(
-    api: ListenBrainzDouble, connect: Callable[..., ListenBrainzClient]
-) -> None:
+def test_an_unknown_user_is_asked_for_once(api: ListenBrainzDouble, connect: Callable[..., ListenBrainzClient]) -> None:
     client = connect()
     for call in (client.listen_count, client.bounds, lambda user: rows(client, user)):
         with pytest.raises(UnknownUserError, match="has no user 'bor': check the spelling") as caught:
@@ -307,9 +299,7 @@ def test_other_refusals_are_not_tried_again(
     assert len(api.requests) == 1
 
 
-def test_a_wrong_token_names_its_setting(
-    api: ListenBrainzDouble, connect: Callable[..., ListenBrainzClient]
-) -> None:
+def test_a_wrong_token_names_its_setting(api: ListenBrainzDouble, connect: Callable[..., ListenBrainzClient]) -> None:
     api.token = "another"
     with pytest.raises(ExternalAPIError, match=r"401 .*PULSE_LISTENBRAINZ_TOKEN") as caught:
         rows(connect())
@@ -356,9 +346,7 @@ def test_a_user_without_listens(api: ListenBrainzDouble, connect: Callable[..., 
 
 
 @pytest.mark.parametrize("name", ["AC/DC fan", "ä%2Fö", "a?b#c", "100%", "..a", "q+p &x=1"])
-def test_user_names_are_quoted(
-    api: ListenBrainzDouble, connect: Callable[..., ListenBrainzClient], name: str
-) -> None:
+def test_user_names_are_quoted(api: ListenBrainzDouble, connect: Callable[..., ListenBrainzClient], name: str) -> None:
     api.add(name, [listen(B)])
     assert connect().bounds(name.upper()) == Bounds(name, B, B)
 
@@ -368,9 +356,7 @@ def test_a_user_name_that_is_no_text_is_unknown(connect: Callable[..., ListenBra
         connect().bounds("rob\udc80")
 
 
-def test_lone_surrogates_and_nul_arrive(
-    api: ListenBrainzDouble, connect: Callable[..., ListenBrainzClient]
-) -> None:
+def test_lone_surrogates_and_nul_arrive(api: ListenBrainzDouble, connect: Callable[..., ListenBrainzClient]) -> None:
     row = listen(B + 1, "\ud83d", "a\x00b")
     api.add_raw("rob", row)
     assert row in rows(connect())

@@ -35,9 +35,7 @@ def client(api: ListenBrainzDouble, page_size: int = 1000) -> ListenBrainzClient
     return ListenBrainzClient(api.url, attempts=1, page_size=page_size, sleep=lambda _: pytest.fail("slept"))
 
 
-def read(
-    api: ListenBrainzDouble, page_size: int, windows: list[Interval] | None = None
-) -> list[dict[str, Any]]:
+def read(api: ListenBrainzDouble, page_size: int, windows: list[Interval] | None = None) -> list[dict[str, Any]]:
     with client(api, page_size) as reader:
         bounds = reader.bounds("rob")
         asked = plan(bounds.oldest_ts, bounds.latest_ts, []) if windows is None else windows
@@ -64,9 +62,7 @@ STEPS = st.lists(
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS, page_size=st.integers(2, 9))
-def test_any_history_is_read_whole_and_once(
-    api: ListenBrainzDouble, steps: list[int], page_size: int
-) -> None:
+def test_any_history_is_read_whole_and_once(api: ListenBrainzDouble, steps: list[int], page_size: int) -> None:
     api.clear()
     second, ties = B, 0
     listens = [listen(B, "Artist", "Track 0")]

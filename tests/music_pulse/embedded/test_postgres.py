@@ -68,9 +68,7 @@ def launch() -> Iterator[Launch]:
     """Start Python scripts in processes of their own; all are gone at the end."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(
-        script: str, home: Path, python: str = sys.executable, uid: int | None = None
-    ) -> subprocess.Popen[str]:
+    def start(script: str, home: Path, python: str = sys.executable, uid: int | None = None) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [python, "-c", script, str(home)],
             stdin=subprocess.PIPE,
