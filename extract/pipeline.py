@@ -7,6 +7,7 @@ flight is read again. So a crash anywhere leaves neither a gap nor a double.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from collections.abc import Iterator
@@ -118,6 +119,8 @@ def pipeline_for(settings: Settings, name: str) -> dlt.Pipeline:
     os.environ.update(_CONFIG)
     import dlt
 
+    # What was imported stays: without this, each collection walks through dlt's modules again.
+    gc.freeze()
     return dlt.pipeline(
         name,
         pipelines_dir=str(pipelines_dir(settings)),

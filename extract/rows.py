@@ -17,6 +17,9 @@ BATCH_ROWS = 50_000
 MAX_PAYLOAD_CHARS = 1_000_000
 """A longer refused payload is kept cut: Postgres takes no text beyond 1 GB."""
 
+Position = tuple[str, int] | None
+"""Where a record stands: file and line."""
+
 _UUID = pa.binary(16)
 _SECONDS = pa.timestamp("us", tz="UTC")
 
@@ -97,40 +100,42 @@ class RowBuilder:
         """Whether it is time to `take`."""
         return len(self._listens) + len(self._refused) >= BATCH_ROWS
 
-    def add_line(self, line: bytes, position: str | None = None, *, reason: str | None = None) -> None:
-        """Add a listen that is a line of JSON; one that can't be decoded, or that comes with a `reason`, is refused."""
+    def add_line(self, line: bytes, position: Position = None, *, is_cut: bool = False) -> None:
+        """Add a listen that is a line of JSON; one that is cut or can't be decoded is refused."""
         digest = md5(line, usedforsecurity=False).digest()
-        if digest in self.known:
+        if self.known and digest in self.known:
             return
-        if reason is not None:
-            self.refuse(reason, escaped(line), digest, position)
+        if is_cut:
+            self._refuse("longer than a listen can be", line, digest, position)
             return
         try:
-            listen = from_json(line)
-        except ValueError:
-            self.refuse("not JSON", escaped(line), digest, position)
-            return
-        self._add(listen, digest, line, position)
-
-    def add(self, listen: Any, position: str | None = None) -> None:
-        """Add a decoded listen."""
-        payload = to_json(listen)
-        digest = md5(payload.encode(), usedforsecurity=False).digest()
-        if digest not in self.known:
-            self._add(listen, digest, payload, position)
-
-    def refuse(self, reason: str, payload: str, digest: bytes, position: str | None) -> None:
-        """Put a record into quarantine; `payload` must be storable text."""
-        self._refused.append((position, self.user_name, reason, payload[:MAX_PAYLOAD_CHARS], digest))
-
-    def _add(self, listen: Any, digest: bytes, payload: bytes | str, position: str | None) -> None:
-        try:
-            valid = validate(listen, now=self.clock(), user_name=self.user_name)
+            valid = validate(from_json(line), now=self.clock(), user_name=self.user_name)
         except RefusedListen as error:
-            self.refuse(str(error), escaped(payload), digest, position)
+            self._refuse(str(error), line, digest, position)
+        except ValueError:
+            self._refuse("not JSON", line, digest, position)
         else:
             self._listens.append(valid)
             self._hashes.append(digest)
+
+    def add(self, listen: Any, position: Position = None) -> None:
+        """Add a decoded listen."""
+        payload = to_json(listen).encode()
+        digest = md5(payload, usedforsecurity=False).digest()
+        if digest in self.known:
+            return
+        try:
+            valid = validate(listen, now=self.clock(), user_name=self.user_name)
+        except RefusedListen as error:
+            self._refuse(str(error), payload, digest, position)
+        else:
+            self._listens.append(valid)
+            self._hashes.append(digest)
+
+    def _refuse(self, reason: str, payload: bytes, digest: bytes, position: Position) -> None:
+        """Put a record into quarantine."""
+        where = f"{position[0]}:{position[1]}" if position else None
+        self._refused.append((where, self.user_name, reason, escaped(payload)[:MAX_PAYLOAD_CHARS], digest))
 
     def take(self) -> Rows:
         """Return what was collected, and start anew."""

@@ -9,6 +9,7 @@ kept is refused: only a listen without a usable user, time, artist or track is.
 from __future__ import annotations
 
 import re
+import sys
 import unicodedata
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -25,6 +26,9 @@ MAX_DURATION_MS = 2_073_600_000
 """24 days; a longer duration is taken as unknown."""
 
 MAX_USER_NAME = 255
+
+_YEAR_10000 = 253_402_300_800
+_NESTING = 10_000
 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}\Z")
@@ -107,7 +111,7 @@ def validate(listen: Any, *, now: float, user_name: str | None = None) -> Listen
         None if client is None else _text(client),
         None if info.keys() <= _TYPED_INFO else to_json(info),
         to_json(mapping) if mapping else None,
-        None if inserted_at is None else _seconds(inserted_at) or None,
+        None if inserted_at is None else _inserted_at(inserted_at),
     )
 
 
@@ -131,7 +135,12 @@ def to_json(value: Any) -> str:
     except (TypeError, ValueError):  # lone surrogates, integers beyond 64 bits, very deep nesting
         import json
 
-        return json.dumps(value, sort_keys=True, ensure_ascii=True, default=str)
+        limit = sys.getrecursionlimit()
+        try:
+            sys.setrecursionlimit(limit + _NESTING)  # what could be decoded can be encoded
+            return json.dumps(value, sort_keys=True, ensure_ascii=True, default=str)
+        finally:
+            sys.setrecursionlimit(limit)
 
 
 def from_json(text: bytes | str) -> Any:
@@ -188,6 +197,12 @@ def _seconds(value: Any) -> float | None:
     except (ValueError, OverflowError):
         return None
     return number if abs(number) < 1e15 else None
+
+
+def _inserted_at(value: Any) -> float | None:
+    """Read when ListenBrainz received the listen; None for what no clock can have said (and Postgres not store)."""
+    number = _seconds(value)
+    return number if number is not None and MIN_LISTENED_AT <= number < _YEAR_10000 else None
 
 
 def _name(value: Any, field: str) -> str:

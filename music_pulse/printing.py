@@ -50,29 +50,15 @@ def print_summary(settings: Settings, landed: Landed, exported: Export, out: Con
 
 
 def _users_table(found: Summary) -> Any:
-    columns = (
-        "user",
-        "landed",
-        "refused",
-        "duplicates",
-        "listens",
-        "ListenBrainz reports",
-        "held from it",
-        "difference",
-    )
-    rows = [
-        (
-            user.user_id or "(none named)",
-            user.landed,
-            user.refused,
-            user.duplicates,
-            user.listens,
-            user.reported,
-            user.held if user.reported is not None else None,
-            user.difference,
-        )
+    columns = ["user", "landed", "refused", "duplicates", "listens"]
+    rows: list[list[Any]] = [
+        [user.user_id or "(none named)", user.landed, user.refused, user.duplicates, user.listens]
         for user in found.users
     ]
+    if any(user.reported is not None for user in found.users):
+        columns += ["ListenBrainz reports", "held from it", "difference"]
+        for row, user in zip(rows, found.users, strict=True):
+            row += [user.reported, user.held if user.reported is not None else None, user.difference]
     return table("The warehouse", columns, rows)
 
 

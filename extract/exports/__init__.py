@@ -15,7 +15,7 @@ import dlt
 from extract.exports.files import content_hash
 from extract.exports.listenbrainz import SOURCE, check_form, records
 from extract.pipeline import RAW_CONTRACT, Landed, Landing, dlt_items, landing
-from extract.rows import RowBuilder
+from extract.rows import BATCH_ROWS, RowBuilder
 from music_pulse.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -70,9 +70,9 @@ def _import_file(target: Landing, path: Path, user_name: str | None, progress: P
 def _rows(path: Path, digest: str, user_name: str | None, progress: Progress) -> Iterator[Any]:
     builder = RowBuilder(SOURCE, origin=digest[:32], user_name=user_name)
     count = 0
-    for count, record in enumerate(records(path), start=1):
-        builder.add_line(record.line, record.position, reason=record.reason)
-        if builder.is_full:
+    for count, (line, name, number, is_cut) in enumerate(records(path), start=1):
+        builder.add_line(line, (name, number), is_cut=is_cut)
+        if not count % BATCH_ROWS:
             progress(path, count)
             yield from dlt_items(builder.take())
     progress(path, count)

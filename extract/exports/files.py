@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO
 
 from music_pulse.errors import InputError
 
@@ -17,14 +17,6 @@ MAX_LINE = 4 * 1024 * 1024
 """Bytes; ListenBrainz takes listens of at most 10 kB, so a longer line is no listen."""
 
 _BOM = b"\xef\xbb\xbf"
-
-
-class Line(NamedTuple):
-    """One line without its end; `is_cut` when it was longer than `MAX_LINE`."""
-
-    data: bytes
-    number: int
-    is_cut: bool
 
 
 def content_hash(path: Path) -> str:
@@ -75,8 +67,11 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
             yield raw
 
 
-def lines(file: IO[bytes]) -> Iterator[Line]:
-    """Yield the lines that aren't blank, numbered from 1, in bounded memory."""
+def lines(file: IO[bytes]) -> Iterator[tuple[bytes, int, bool]]:
+    """Yield the lines that aren't blank, in bounded memory.
+
+    As (line without its end, number from 1, whether it was longer than `MAX_LINE` and is cut).
+    """
     number = 0
     while data := file.readline(MAX_LINE + 1):
         number += 1
@@ -88,4 +83,4 @@ def lines(file: IO[bytes]) -> Iterator[Line]:
             data = data[len(_BOM) :]
         data = data.strip()
         if data:
-            yield Line(data, number, is_cut)
+            yield data, number, is_cut

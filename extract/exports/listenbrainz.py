@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from extract.exports.files import Line, is_zip, lines, opened, reading
+from extract.exports.files import is_zip, lines, opened, reading
 from music_pulse.errors import InputError
 from music_pulse.listens import from_json
 
@@ -22,11 +22,12 @@ _MEMBER = re.compile(r"(?:.*/)?listens/[^/]+/[^/]+\.jsonl\Z")
 
 
 class Record(NamedTuple):
-    """One line of a file; `reason` says why it can't even be tried."""
+    """One line: of which file, its number from 1, and whether it was longer than a line may be."""
 
     line: bytes
-    position: str
-    reason: str | None
+    name: str
+    number: int
+    is_cut: bool
 
 
 def check_form(path: Path, user_name: str | None) -> None:
@@ -50,8 +51,9 @@ def records(path: Path) -> Iterator[Record]:
         yield from _zip_records(path)
         return
     with opened(path) as file:
-        for line in lines(file):
-            yield _record(line, path.name)
+        name = path.name
+        for line, number, is_cut in lines(file):
+            yield Record(line, name, number, is_cut)
 
 
 def _zip_records(path: Path) -> Iterator[Record]:
@@ -61,10 +63,5 @@ def _zip_records(path: Path) -> Iterator[Record]:
             raise InputError(f"{path}: no listens/<year>/<month>.jsonl in it, so no ListenBrainz export")
         for name in members:
             with archive.open(name) as file:
-                for line in lines(file):
-                    yield _record(line, f"{path.name}/{name}")
-
-
-def _record(line: Line, name: str) -> Record:
-    reason = "line is longer than 4 MiB" if line.is_cut else None
-    return Record(line.data, f"{name}:{line.number}", reason)
+                for line, number, is_cut in lines(file):
+                    yield Record(line, f"{path.name}/{name}", number, is_cut)

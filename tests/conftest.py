@@ -1,0 +1,71 @@
+"""One Postgres for the whole session; each test or module takes a database of its own on it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from music_pulse import stack
+from music_pulse.embedded import postgres
+from music_pulse.settings import Settings
+
+MakeWarehouse = Callable[..., Settings]
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_outer_environment() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        _forget_settings(patch)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    _forget_settings(monkeypatch)
+
+
+def _forget_settings(patch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("PULSE_"):
+            patch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def server_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The home of a server that runs as long as the session does; each worker has its own."""
+    home = tmp_path_factory.mktemp("home")
+    with postgres.running(home):
+        yield home
+    postgres.shut_down(home)
+
+
+@pytest.fixture(scope="session")
+def make_warehouse(server_home: Path) -> Iterator[MakeWarehouse]:
+    """Make settings that lead to a fresh, prepared database; `overrides` are settings."""
+    with ExitStack() as open_warehouses:
+
+        def make(**overrides: object) -> Settings:
+            values = {"home": server_home, "postgres_dbname": f"pulse_{next(_numbers)}", **overrides}
+            settings = Settings(_env_file=None, **values)  # type: ignore[arg-type,call-arg]
+            return open_warehouses.enter_context(stack.warehouse(settings))
+
+        yield make
+
+
+@pytest.fixture
+def warehouse(make_warehouse: MakeWarehouse) -> Settings:
+    """A fresh database for one test."""
+    return make_warehouse()
+
+
+@pytest.fixture(scope="module")
+def module_warehouse(make_warehouse: MakeWarehouse) -> Settings:
+    """A fresh database that the tests of a module share."""
+    return make_warehouse()

@@ -1,0 +1,138 @@
+"""What the integration tests share: lines in, marts out."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from extract.exports import import_files
+from extract.pipeline import Landed, prepare_raw
+from music_pulse import transform
+from music_pulse.database import connect
+from music_pulse.settings import Settings
+
+DATA = Path(__file__).parent / "data"
+SAMPLE = DATA / "spotify_history_sample.jsonl.gz"
+
+MARTS = ("listen_events", "tracks", "artists", "user_daily_tracks", "daily_aggregates", "daily_top", "reconciliation")
+TABLES = (
+    "marts.tracks",
+    "marts.artists",
+    "marts.user_daily_tracks",
+    "intermediate.int_listens_deduplicated",
+    "intermediate.int_daily_metrics",
+    "intermediate.int_daily_ranks",
+)
+"""Where the incremental models store."""
+
+_WHEN_WRITTEN = {"updated_at", "changed_at"}
+
+
+def listen(
+    listened_at: Any,
+    track: Any = "Track",
+    artist: Any = "Artist",
+    *,
+    user: Any = "ann",
+    album: Any = None,
+    ms: Any = None,
+    **top: Any,
+) -> dict[str, Any]:
+    """Return a listen in ListenBrainz' form; what is None is left out."""
+    metadata: dict[str, Any] = {"artist_name": artist, "track_name": track}
+    if album is not None:
+        metadata["release_name"] = album
+    if ms is not None:
+        metadata["additional_info"] = {"duration_ms": ms}
+    return {"user_name": user, "listened_at": listened_at, "track_metadata": metadata, **top}
+
+
+def to_lines(listens: Iterable[Any]) -> list[bytes]:
+    """Encode listens, one a line; bytes stay as they are."""
+    return [item if isinstance(item, bytes) else json.dumps(item, ensure_ascii=True).encode() for item in listens]
+
+
+def sample_lines() -> list[bytes]:
+    """Return the lines of the real sample."""
+    with gzip.open(SAMPLE, "rb") as file:
+        return file.read().splitlines()
+
+
+def write_lines(path: Path, lines: Iterable[bytes]) -> Path:
+    """Write JSON lines."""
+    path.write_bytes(b"".join(line + b"\n" for line in lines))
+    return path
+
+
+def load(settings: Settings, folder: Path, listens: Iterable[Any]) -> Landed:
+    """Land listens (or encoded lines) as one load, through a file."""
+    path = folder / f"load_{len(list(folder.iterdir()))}.jsonl"
+    return import_files(settings, [write_lines(path, to_lines(listens))])
+
+
+def build(settings: Settings, *, full_refresh: bool = False, **dbt_vars: Any) -> None:
+    """Build and test the marts, as `pulse run` does."""
+    prepare_raw(settings)
+    used = settings.model_copy(update={"dbt_vars": {**settings.dbt_vars, **dbt_vars}})
+    transform.build(used, full_refresh=full_refresh)
+
+
+def query(settings: Settings, statement: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[tuple[Any, ...]]:
+    """Run a query as the admin."""
+    with connect(settings.credentials("admin"), autocommit=True) as connection:
+        return connection.execute(statement.encode(), parameters or None).fetchall()
+
+
+def execute(settings: Settings, statement: str, parameters: Sequence[Any] = ()) -> None:
+    """Run a statement as the admin."""
+    with connect(settings.credentials("admin"), autocommit=True) as connection:
+        connection.execute(statement.encode(), parameters or None)
+
+
+def mart(settings: Settings, relation: str, where: str = "true") -> list[dict[str, Any]]:
+    """Read a mart as dicts, uuids as text."""
+    from psycopg.rows import dict_row
+
+    name = relation if "." in relation else f"marts.{relation}"
+    with connect(settings.credentials("admin")) as connection, connection.cursor(row_factory=dict_row) as cursor:
+        rows = cursor.execute(f"select * from {name} where {where}".encode()).fetchall()
+    return [{key: str(value) if _is_uuid(value) else value for key, value in row.items()} for row in rows]
+
+
+def checksums(settings: Settings) -> dict[str, str]:
+    """Return rows and a checksum of every mart, without the columns that say when a row was written."""
+    found = {}
+    for name in MARTS:
+        columns = [
+            column
+            for (column,) in query(
+                settings,
+                "select column_name from information_schema.columns"
+                " where table_schema = 'marts' and table_name = %s order by ordinal_position",
+                [name],
+            )
+            if column not in _WHEN_WRITTEN
+        ]
+        [(checksum,)] = query(
+            settings,
+            f"""
+            select count(*) || ' ' || coalesce(md5(string_agg(line, '' order by line collate "C")), '')
+            from (select cast(row({", ".join(f'"{column}"' for column in columns)}) as text) as line from marts.{name}) x
+            """,
+        )
+        found[name] = str(checksum)
+    return found
+
+
+def row_versions(settings: Settings) -> dict[str, set[tuple[str, str]]]:
+    """Return where each stored row lies and which transaction wrote it: rewriting any row shows."""
+    return {table: set(query(settings, f"select ctid::text, xmin::text from {table}")) for table in TABLES}
+
+
+def _is_uuid(value: Any) -> bool:
+    from uuid import UUID
+
+    return isinstance(value, UUID)
