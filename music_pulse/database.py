@@ -197,7 +197,7 @@ def _bootstrap(settings: Settings, logins: _Logins, created: bool) -> None:
         if logins.separate:
             _grant(connection, logins, admin.dbname, created)
         _mark(connection, logins)
-    log.info("prepared the database %s", admin.dbname)
+    log.debug("prepared the database %s", admin.dbname)
 
 
 def _ensure_login(connection: psycopg.Connection[tuple[Any, ...]], user: str, password: str) -> None:

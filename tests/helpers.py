@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID
+
+import pytest
+from reference import Expected
 
 from extract.exports import import_files
 from extract.pipeline import Landed, prepare_raw
@@ -99,7 +105,7 @@ def mart(settings: Settings, relation: str, where: str = "true") -> list[dict[st
     name = relation if "." in relation else f"marts.{relation}"
     with connect(settings.credentials("admin")) as connection, connection.cursor(row_factory=dict_row) as cursor:
         rows = cursor.execute(f"select * from {name} where {where}".encode()).fetchall()
-    return [{key: str(value) if _is_uuid(value) else value for key, value in row.items()} for row in rows]
+    return [{key: str(value) if isinstance(value, UUID) else value for key, value in row.items()} for row in rows]
 
 
 def checksums(settings: Settings) -> dict[str, str]:
@@ -132,7 +138,51 @@ def row_versions(settings: Settings) -> dict[str, set[tuple[str, str]]]:
     return {table: set(query(settings, f"select ctid::text, xmin::text from {table}")) for table in TABLES}
 
 
-def _is_uuid(value: Any) -> bool:
-    from uuid import UUID
+def assert_marts_are(settings: Settings, expected: Expected) -> None:
+    """Compare every mart, whole, with the reference."""
+    assert _events(settings) == {
+        listen_id: (
+            row.user_id, datetime.fromtimestamp(row.listened_at, UTC), row.artist, row.track, row.album,
+            row.duration_ms, row.recording_msid, row.recording_mbid, row.track_id, row.artist_id,
+            expected.days[listen_id],
+        )
+        for listen_id, row in expected.listens.items()
+    }  # fmt: skip
+    assert _without(mart(settings, "tracks"), "track_id") == expected.tracks()
+    assert _without(mart(settings, "artists"), "artist_id", "artist_mbids") == expected.artists()
+    daily = {
+        (row["day"], row["user_id"], row["track_id"]): (
+            row["listens"], pytest.approx(row["minutes_listened"]), row["listens_without_duration"],
+        )
+        for row in mart(settings, "user_daily_tracks")
+    }  # fmt: skip
+    assert daily == expected.user_daily_tracks()
+    aggregates = {(row["day"], row["metric"], row["dimension"]): row["value"] for row in mart(settings, "daily_aggregates")}
+    assert aggregates == pytest.approx(expected.aggregates())
+    assert_top_is(settings, expected)
 
-    return isinstance(value, UUID)
+
+def assert_top_is(settings: Settings, expected: Expected) -> None:
+    """Compare daily_top: order, counts and names."""
+    top: dict[Any, list[Any]] = defaultdict(list)
+    for row in sorted(mart(settings, "daily_top"), key=lambda row: row["rank"]):
+        top[row["day"], row["kind"]].append((row["id"], row["listens"], pytest.approx(row["minutes_listened"])))
+        assert row["rank"] == len(top[row["day"], row["kind"]])
+    assert top == expected.top(50)
+    tracks, artists = expected.tracks(), expected.artists()
+    names = {("track", key): (value["track_name"], artists[value["artist_id"]]["artist_name"]) for key, value in tracks.items()}
+    names |= {("artist", key): (value["artist_name"], None) for key, value in artists.items()}
+    for row in mart(settings, "daily_top"):
+        assert (row["name"], row["artist_name"]) == names[row["kind"], row["id"]]
+
+
+def _events(settings: Settings) -> dict[str, Any]:
+    columns = (
+        "user_id", "played_at_ts", "artist", "track", "album", "duration_ms", "recording_msid", "recording_mbid",
+        "track_id", "artist_id", "day",
+    )  # fmt: skip
+    return {row["listen_id"]: tuple(row[name] for name in columns) for row in mart(settings, "listen_events")}
+
+
+def _without(rows: list[dict[str, Any]], key: str, *dropped: str) -> dict[str, dict[str, Any]]:
+    return {row.pop(key): {name: value for name, value in row.items() if name not in dropped} for row in rows}

@@ -195,7 +195,7 @@ class EmbeddedPostgres:
                 port = None
                 continue
             _write_whole(self._port_path, str(port), 0o644)
-            log.info("embedded Postgres listens on %s:%d", HOST, port)
+            log.debug("embedded Postgres listens on %s:%d", HOST, port)
             return Endpoint(HOST, port, USER, password)
         raise DatabaseError(f"the embedded Postgres found no free port in {_PORT_ATTEMPTS} tries; try again")
 
@@ -237,7 +237,7 @@ class EmbeddedPostgres:
             log.warning("embedded Postgres didn't stop in mode %s: %s", mode, _reason(done.stderr))
         if not _wait(lambda: not self.is_running(), _DYING_SECONDS):
             raise DatabaseError(f"the embedded Postgres doesn't stop; see {self.log_path}")
-        log.info("embedded Postgres stopped")
+        log.debug("embedded Postgres stopped")
         return True
 
     def _initialise(self, binaries: Path, account: _Account, password: str, lock: int) -> None:

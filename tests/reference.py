@@ -1,0 +1,343 @@
+"""What the marts must hold, computed a second time in plain Python, straight from the input lines.
+
+Written from the rules (what a listen is, which row wins, what is refused), sharing no code with the product: its own
+folding of names, its own hashes, its own reading of numbers. Slow and simple on purpose.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+FIRST_SECOND = int(datetime(2002, 10, 1, tzinfo=UTC).timestamp())
+LONGEST_MS = 24 * 24 * 3600 * 1000
+
+Aggregates = dict[tuple[date, str, str], float]
+
+
+class Refused(Exception):
+    """Why a line is no listen."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One accepted line."""
+
+    user_id: str
+    listened_at: int
+    artist: str
+    track: str
+    album: str | None
+    duration_ms: int | None
+    recording_msid: str | None
+    recording_mbid: str | None
+    payload_hash: str
+
+    @property
+    def listen_id(self) -> str:
+        return digest(fold(self.user_id), str(self.listened_at), fold(self.artist), fold(self.track))
+
+    @property
+    def artist_id(self) -> str:
+        return digest(fold(self.artist))
+
+    @property
+    def track_id(self) -> str:
+        return digest(fold(self.artist), fold(self.track))
+
+    @property
+    def preference(self) -> tuple[Any, ...]:
+        """Smallest first: longest known duration, album present, smallest MSID, smallest hash of the line."""
+        known = self.duration_ms is not None
+        return (
+            not known,
+            -(self.duration_ms or 0),
+            self.album is None,
+            self.recording_msid is None,
+            self.recording_msid or "",
+            self.payload_hash,
+        )
+
+
+@dataclass
+class Expected:
+    """Everything the marts say about some lines."""
+
+    rows: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    listens: dict[str, Row] = field(default_factory=dict)
+    days: dict[str, date] = field(default_factory=dict)
+
+    @property
+    def duplicates(self) -> int:
+        return self.rows - len(self.listens)
+
+    def by_day(self) -> dict[date, list[Row]]:
+        found = defaultdict(list)
+        for listen_id, row in self.listens.items():
+            found[self.days[listen_id]].append(row)
+        return found
+
+    def aggregates(self) -> Aggregates:
+        """Return `daily_aggregates` as {(day, metric, dimension): value}."""
+        found: Aggregates = {}
+        for day, rows in self.by_day().items():
+            groups: dict[str, list[Row]] = defaultdict(list)
+            for row in rows:
+                groups["all"].append(row)
+                groups[f"user:{row.user_id}"].append(row)
+                groups[f"artist:{row.artist_id}"].append(row)
+                groups[f"track:{row.track_id}"].append(row)
+            for dimension, members in groups.items():
+                for metric, value in _metrics(dimension, members).items():
+                    found[day, metric, dimension] = value
+        return found
+
+    def user_daily_tracks(self) -> dict[tuple[date, str, str], tuple[int, float, int]]:
+        """Return {(day, user_id, track_id): (listens, minutes, listens without duration)}."""
+        groups = defaultdict(list)
+        for listen_id, row in self.listens.items():
+            groups[self.days[listen_id], row.user_id, row.track_id].append(row)
+        return {key: (len(rows), _minutes(rows), _unknown(rows)) for key, rows in groups.items()}
+
+    def top(self, size: int) -> dict[tuple[date, str], list[tuple[str, int, float]]]:
+        """Return {(day, kind): [(id, listens, minutes)]}, best first."""
+        found: dict[tuple[date, str], list[tuple[str, int, float]]] = {}
+        for day, rows in self.by_day().items():
+            artists, tracks = _grouped(rows, lambda row: row.artist_id), _grouped(rows, lambda row: row.track_id)
+            found[day, "artist"] = _best(artists, lambda row: (fold(row.artist),), size)
+            found[day, "track"] = _best(tracks, lambda row: (fold(row.artist), fold(row.track)), size)
+        return found
+
+    def tracks(self) -> dict[str, dict[str, Any]]:
+        """Return what marts.tracks says, by track_id."""
+        return {
+            track_id: {
+                "track_name": _usual(row.track for row in rows),
+                "artist_id": rows[0].artist_id,
+                "album": _usual(row.album for row in rows),
+                "recording_mbid": _usual(row.recording_mbid for row in rows),
+                "duration_ms": max((row.duration_ms for row in rows if row.duration_ms is not None), default=None),
+                "track_key": fold(rows[0].track),
+                "artist_key": fold(rows[0].artist),
+                **_totals(rows),
+            }
+            for track_id, rows in _grouped(self.listens.values(), lambda row: row.track_id).items()
+        }
+
+    def artists(self) -> dict[str, dict[str, Any]]:
+        """Return what marts.artists says, by artist_id."""
+        return {
+            artist_id: {
+                "artist_name": _usual(row.artist for row in rows),
+                "artist_key": fold(rows[0].artist),
+                "tracks": len({row.track_id for row in rows}),
+                **_totals(rows),
+            }
+            for artist_id, rows in _grouped(self.listens.values(), lambda row: row.artist_id).items()
+        }
+
+
+def expect(
+    lines: Iterable[bytes], *, now: float, zones: Mapping[str, str] | None = None, time_zone: str = "UTC"
+) -> Expected:
+    """Read lines as they would be imported: all of them, in any order."""
+    expected = Expected()
+    candidates = defaultdict(list)
+    for line in lines:
+        try:
+            row = read(line, now)
+        except Refused as reason:
+            expected.refused[str(reason)] += 1
+        else:
+            expected.rows += 1
+            candidates[row.listen_id].append(row)
+    for listen_id, rows in candidates.items():
+        row = min(rows, key=lambda row: row.preference)
+        zone = ZoneInfo((zones or {}).get(row.user_id, time_zone))
+        expected.listens[listen_id] = row
+        expected.days[listen_id] = datetime.fromtimestamp(row.listened_at, zone).date()
+    return expected
+
+
+def fold(name: str) -> str:
+    """NFC, then without outer white space, then in lower case."""
+    composed = unicodedata.normalize("NFC", name)
+    first, last = 0, len(composed)
+    while first < last and composed[first].isspace():
+        first += 1
+    while last > first and composed[last - 1].isspace():
+        last -= 1
+    return composed[first:last].lower()
+
+
+def digest(*parts: str) -> str:
+    """Return the md5 of the parts, joined by the unit separator, in UUID form."""
+    return str(UUID(hashlib.md5("\u001f".join(parts).encode("utf-8")).hexdigest()))
+
+
+def read(line: bytes, now: float) -> Row:
+    """Read one line. Raises `Refused`."""
+    try:
+        listen = json.loads(line.decode("utf-8"), parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        raise Refused("not JSON") from None
+    if not isinstance(listen, dict):
+        raise Refused("not a JSON object")
+    metadata = listen.get("track_metadata")
+    if not isinstance(metadata, dict):
+        raise Refused("track_metadata is missing")
+    info = metadata.get("additional_info")
+    info = info if isinstance(info, dict) else {}
+    mapping = metadata.get("mbid_mapping")
+    mapping = mapping if isinstance(mapping, dict) else {}
+    msid = listen.get("recording_msid") or metadata.get("recording_msid") or info.get("recording_msid")
+    when = _when(listen.get("listened_at"), now)
+    user = _name(listen.get("user_name") or None, "user_name")
+    if len(user) > 255:
+        raise Refused("user_name is longer than 255 characters")
+    return Row(
+        user_id=user,
+        listened_at=when,
+        artist=_name(metadata.get("artist_name"), "artist_name"),
+        track=_name(metadata.get("track_name"), "track_name"),
+        album=_album(metadata.get("release_name")),
+        duration_ms=_duration(info),
+        recording_msid=_uuid(msid),
+        recording_mbid=_uuid(info.get("recording_mbid")) or _uuid(mapping.get("recording_mbid")),
+        payload_hash=hashlib.md5(line).hexdigest(),
+    )
+
+
+def _no_constant(name: str) -> Any:
+    return float(name.replace("Infinity", "inf"))
+
+
+def _when(value: Any, now: float) -> int:
+    if value is None:
+        raise Refused("listened_at is missing")
+    number = _number(value)
+    if number is None:
+        raise Refused("listened_at is not a number")
+    if number < FIRST_SECOND:
+        raise Refused("listened_at is before 2002-10-01")
+    if int(number) >= now + 3600:
+        raise Refused("listened_at is in the future")
+    return int(number)
+
+
+def _number(value: Any) -> float | None:
+    """Numbers and numbers as text; not true, not NaN, nothing absurd."""
+    if value is True or value is False or not isinstance(value, int | float | str):
+        return None
+    if isinstance(value, int):
+        return value
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if -1e15 < number < 1e15 else None
+
+
+def _name(value: Any, what: str) -> str:
+    if value is None:
+        raise Refused(f"{what} is missing")
+    if not isinstance(value, str):
+        raise Refused(f"{what} is not text")
+    _refuse_unstorable(value, what)
+    if fold(value) == "":
+        raise Refused(f"{what} is blank")
+    return value
+
+
+def _album(value: Any) -> str | None:
+    if not isinstance(value, str) or fold(value) == "":
+        return None
+    _refuse_unstorable(value, "release_name")
+    return value
+
+
+def _refuse_unstorable(value: str, what: str) -> None:
+    if any(character == "\0" or 0xD800 <= ord(character) <= 0xDFFF for character in value):
+        raise Refused(f"{what} has a NUL or a lone surrogate")
+
+
+def _duration(info: Mapping[str, Any]) -> int | None:
+    if info.get("duration_ms") is not None:
+        number = _number(info["duration_ms"])
+        milliseconds = None if number is None else int(number)
+    else:
+        number = _number(info.get("duration"))
+        milliseconds = None if number is None else int(number) * 1000
+    return milliseconds if milliseconds is not None and 0 < milliseconds <= LONGEST_MS else None
+
+
+def _uuid(value: Any) -> str | None:
+    if not isinstance(value, str) or len(value) not in (32, 36):
+        return None
+    try:
+        return str(UUID(value))
+    except ValueError:
+        return None
+
+
+def _metrics(dimension: str, rows: list[Row]) -> dict[str, float]:
+    kind = dimension.split(":")[0]
+    metrics: dict[str, float] = {
+        "listens": len(rows),
+        "minutes_listened": _minutes(rows),
+        "listeners": len({row.user_id for row in rows}),
+    }
+    if kind != "track":
+        metrics["distinct_tracks"] = len({row.track_id for row in rows})
+    if kind in ("all", "user"):
+        metrics["distinct_artists"] = len({row.artist_id for row in rows})
+    if kind in ("all", "user") or _unknown(rows):
+        metrics["listens_without_duration"] = _unknown(rows)
+    return metrics
+
+
+def _minutes(rows: list[Row]) -> float:
+    return sum(row.duration_ms or 0 for row in rows) / 60_000
+
+
+def _unknown(rows: list[Row]) -> int:
+    return sum(row.duration_ms is None for row in rows)
+
+
+def _grouped(rows: Iterable[Row], by: Callable[[Row], str]) -> dict[str, list[Row]]:
+    groups = defaultdict(list)
+    for row in rows:
+        groups[by(row)].append(row)
+    return groups
+
+
+def _best(
+    groups: dict[str, list[Row]], ties: Callable[[Row], tuple[str, ...]], size: int
+) -> list[tuple[str, int, float]]:
+    ordered = sorted(groups.items(), key=lambda item: (-len(item[1]), ties(item[1][0])))
+    return [(identity, len(rows), _minutes(rows)) for identity, rows in ordered[:size]]
+
+
+def _usual(values: Iterable[str | None]) -> str | None:
+    """Return the most frequent known value; of several the smallest, in code-point order."""
+    counts = Counter(value for value in values if value is not None)
+    return min(counts, key=lambda value: (-counts[value], value), default=None)
+
+
+def _totals(rows: list[Row]) -> dict[str, Any]:
+    seconds = [row.listened_at for row in rows]
+    return {
+        "listens": len(rows),
+        "listeners": len({row.user_id for row in rows}),
+        "first_played_at": datetime.fromtimestamp(min(seconds), UTC),
+        "last_played_at": datetime.fromtimestamp(max(seconds), UTC),
+    }
