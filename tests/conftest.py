@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from helpers import MakeWarehouse
 
 from music_pulse import stack
 from music_pulse.embedded import postgres
 from music_pulse.settings import Settings
-
-MakeWarehouse = Callable[..., Settings]
 
 _numbers = itertools.count(1)
 

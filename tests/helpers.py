@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,9 @@ from extract.pipeline import Landed, prepare_raw
 from music_pulse import transform
 from music_pulse.database import connect
 from music_pulse.settings import Settings
+
+MakeWarehouse = Callable[..., Settings]
+"""Makes settings that lead to a fresh, prepared database; takes settings to override."""
 
 DATA = Path(__file__).parent / "data"
 SAMPLE = DATA / "spotify_history_sample.jsonl.gz"

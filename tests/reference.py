@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -186,10 +187,7 @@ def digest(*parts: str) -> str:
 
 def read(line: bytes, now: float) -> Row:
     """Read one line. Raises `Refused`."""
-    try:
-        listen = json.loads(line.decode("utf-8"), parse_constant=_no_constant)
-    except (ValueError, RecursionError):
-        raise Refused("not JSON") from None
+    listen = _decode(line)
     if not isinstance(listen, dict):
         raise Refused("not a JSON object")
     metadata = listen.get("track_metadata")
@@ -215,6 +213,17 @@ def read(line: bytes, now: float) -> Row:
         recording_mbid=_uuid(info.get("recording_mbid")) or _uuid(mapping.get("recording_mbid")),
         payload_hash=hashlib.md5(line).hexdigest(),
     )
+
+
+def _decode(line: bytes) -> Any:
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(limit + 1000)
+    try:
+        return json.loads(line.decode("utf-8"), parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        raise Refused("not JSON") from None
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def _no_constant(name: str) -> Any:

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MakeWarehouse
-from helpers import assert_marts_are, build, listen, load, mart, query, sample_lines, to_lines
+from helpers import MakeWarehouse, assert_marts_are, build, listen, load, mart, query, sample_lines, to_lines
 from reference import Expected, expect
 
 from extract.pipeline import Landed
