@@ -236,11 +236,11 @@ def docs(
 
 
 @app.command()
-def up() -> None:
+def up(demo: Demo = False) -> None:
     """Start the embedded Postgres and keep it up, for psql, plain dbt or a notebook."""
     from music_pulse import server
 
-    typer.echo(server.up(_settings()))
+    typer.echo(server.up(_settings(demo)))
 
 
 @app.command()
