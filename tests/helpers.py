@@ -189,3 +189,23 @@ def _events(settings: Settings) -> dict[str, Any]:
 
 def _without(rows: list[dict[str, Any]], key: str, *dropped: str) -> dict[str, dict[str, Any]]:
     return {row.pop(key): {name: value for name, value in row.items() if name not in dropped} for row in rows}
+
+
+def load_ids(settings: Settings) -> list[str]:
+    """Return the committed loads that hold listens, oldest first."""
+    rows = query(
+        settings,
+        "select load_id from raw._dlt_loads where load_id in (select _dlt_load_id from raw.listens) order by 1",
+    )
+    return [load_id for (load_id,) in rows]
+
+
+def uncommit(settings: Settings, load_id: str) -> None:
+    """Make a load one whose rows are there and whose commit is yet to come."""
+    execute(settings, "delete from raw._dlt_loads where load_id = %s", [load_id])
+
+
+def commit(settings: Settings, load_id: str) -> None:
+    """Commit a load, the way dlt does it: by its row."""
+    statement = "insert into raw._dlt_loads (load_id, schema_name, status, inserted_at) values (%s, 'exports', 0, now())"
+    execute(settings, statement, [load_id])

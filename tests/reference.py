@@ -247,10 +247,8 @@ def _number(value: Any) -> float | None:
     """Numbers and numbers as text; not true, not NaN, nothing absurd."""
     if value is True or value is False or not isinstance(value, int | float | str):
         return None
-    if isinstance(value, int):
-        return value
     try:
-        number = float(value)
+        number = value if isinstance(value, int) else float(value)
     except ValueError:
         return None
     return number if -1e15 < number < 1e15 else None

@@ -114,7 +114,8 @@
     {%- endif -%}
     ;
     {%- if is_incremental() %}
-    delete from {{ ref('int_user_time_zones') }} as used
+    update {{ ref('int_user_time_zones') }} as used
+    set time_zone = {{ time_zone_of('used.user_id') }}
     where used.time_zone != {{ time_zone_of('used.user_id') }};
     {%- else %}
     delete from {{ ref('int_user_time_zones') }};

@@ -1,10 +1,11 @@
-{#- The time zone of a user: the seed's, else var `time_zone`. -#}
+{#- The time zone of a user: the seed's, else var `time_zone`. However the user is spelt: two spellings of one listen
+    must fall on one day. -#}
 {% macro time_zone_of(user_id) -%}
     coalesce(
         (
-            select zones.time_zone
+            select min(zones.time_zone)
             from {{ ref('user_time_zones') }} as zones
-            where zones.user_id = {{ user_id }}
+            where lower(zones.user_id) = lower({{ user_id }})
         ),
         '{{ var("time_zone") }}'
     )

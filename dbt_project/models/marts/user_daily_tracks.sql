@@ -5,11 +5,12 @@ listens as (
     select *
     from {{ ref('listen_events') }}
     {%- if not rebuilds_all() %}
+    -- Not by user: a better row of a listen may spell its user otherwise.
     where
-        (user_id, day) in (
+        (day, track_id) in (
             select
-                changed.user_id,
-                changed.day
+                changed.day,
+                changed.track_id
             from ({{ changed_listens() }}) as changed
         )
     {%- endif %}

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from music_pulse.errors import ConfigurationError
+from music_pulse.settings import PROJECT_ROOT, Settings, load_settings
+
+
+def test_env_example_lists_every_setting_and_no_other() -> None:
+    text = (PROJECT_ROOT / ".env.example").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^#?(PULSE_[A-Z0-9_]+)=", text, re.MULTILINE))
+    assert listed == {f"PULSE_{name}".upper() for name in Settings.model_fields}
+
+
+def test_env_example_is_itself_a_valid_env_file_with_the_defaults() -> None:
+    given = Settings(_env_file=PROJECT_ROOT / ".env.example")
+    defaults = Settings(_env_file=None)
+    assert given == defaults
+
+
+def test_every_setting_says_what_it_is() -> None:
+    assert all(field.description for field in Settings.model_fields.values())
+
+
+def test_secrets_never_show_in_repr_or_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LISTENBRAINZ_TOKEN", "POSTGRES_PASSWORD", "POSTGRES_READER_PASSWORD", "S3_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(f"PULSE_{name}", "hush-hush")
+    settings = load_settings()
+    shown = f"{settings!r} {settings} {settings.credentials('admin')!r} {settings.model_dump_json()}"
+    assert "hush-hush" not in shown
+    assert settings.credentials("admin").password == "hush-hush"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PULSE_TARGET", "moon"),
+        ("PULSE_LISTENBRAINZ_URL", "ftp://example"),
+        ("PULSE_POSTGRES_PORT", "70000"),
+        ("PULSE_LISTENBRAINZ_READ_TIMEOUT", "0"),
+        ("PULSE_DBT_VARS", "{not json"),
+    ],
+)
+def test_a_bad_value_is_one_line_that_names_its_variable(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings()
+    assert "\n" not in str(caught.value)
+    assert name.removeprefix("PULSE_").lower() in str(caught.value).lower()
+
+
+def test_a_role_without_a_login_of_its_own_takes_the_plain_one() -> None:
+    settings = load_settings(
+        postgres_user="owner", postgres_password="a", postgres_reader_user="r", postgres_reader_password="b"
+    )
+    assert settings.credentials("loader")[2:4] == ("owner", "a")
+    assert settings.credentials("reader")[2:4] == ("r", "b")
+
+
+def test_the_demo_has_a_database_and_an_export_folder_of_its_own() -> None:
+    settings = load_settings(export_dir="out/")
+    assert (settings.demo().postgres_dbname, settings.demo().export_dir) == ("pulse_demo", "out_demo")
+
+
+def test_home_is_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_settings().home == tmp_path / ".pulse"
