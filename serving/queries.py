@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import psycopg
 
 TOP = 5
+FETCH_ROWS = 2_000
 
 USERS = """
     select user_id, reported, held, difference, landed, refused, duplicates, listens
@@ -130,22 +131,27 @@ def stream_query(settings: Settings, sql: str) -> Iterator[tuple[list[str], Iter
     with _reading(settings) as connection:
         # A transaction that has taken a snapshot can't be made writable again.
         connection.execute("select 1")
-        with connection.cursor() as cursor:
+        with _cursor(connection, sql) as cursor:
             try:
-                rows = cursor.stream(sql.encode(), size=1_000)
-                first = next(rows, None)
+                cursor.execute(sql.encode())
                 if cursor.description is None:
-                    raise InputError("the statement gives no rows")
-                columns = [column.name for column in cursor.description]
-                yield columns, _chain(first, rows)
+                    raise InputError("query: the statement gives no rows")
+                yield [column.name for column in cursor.description], iter(cursor)
             except connection_errors() as error:
                 raise InputError(f"query: {_first_line(error)}") from error
 
 
-def _chain(first: Any, rows: Iterator[Any]) -> Iterator[Any]:
-    if first is not None:
-        yield first
-        yield from rows
+def _cursor(connection: psycopg.Connection, sql: str) -> Any:
+    """Return a cursor that takes one statement only: a server's (it is part of a `declare`), or one that prepares.
+
+    The server keeps the rows and hands them out in lots; it can't do so for these two, whose answers are short.
+    """
+    if sql.lstrip().lower().startswith(("explain", "show")):
+        connection.prepare_threshold = 0
+        return connection.cursor()
+    cursor = connection.cursor("pulse_query")
+    cursor.itersize = FETCH_ROWS
+    return cursor
 
 
 @contextmanager

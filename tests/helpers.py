@@ -89,7 +89,9 @@ def build(settings: Settings, *, full_refresh: bool = False, **dbt_vars: Any) ->
     transform.build(used, full_refresh=full_refresh)
 
 
-def query(settings: Settings, statement: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[tuple[Any, ...]]:
+def query(
+    settings: Settings, statement: str, parameters: Sequence[Any] | Mapping[str, Any] = ()
+) -> list[tuple[Any, ...]]:
     """Run a query as the admin."""
     with connect(settings.credentials("admin"), autocommit=True) as connection:
         return connection.execute(statement.encode(), parameters or None).fetchall()
@@ -116,7 +118,7 @@ def checksums(settings: Settings) -> dict[str, str]:
     found = {}
     for name in MARTS:
         columns = [
-            column
+            f'"{column}"'
             for (column,) in query(
                 settings,
                 "select column_name from information_schema.columns"
@@ -129,7 +131,7 @@ def checksums(settings: Settings) -> dict[str, str]:
             settings,
             f"""
             select count(*) || ' ' || coalesce(md5(string_agg(line, '' order by line collate "C")), '')
-            from (select cast(row({", ".join(f'"{column}"' for column in columns)}) as text) as line from marts.{name}) x
+            from (select cast(row({", ".join(columns)}) as text) as line from marts.{name}) as x
             """,
         )
         found[name] = str(checksum)
@@ -160,7 +162,9 @@ def assert_marts_are(settings: Settings, expected: Expected) -> None:
         for row in mart(settings, "user_daily_tracks")
     }  # fmt: skip
     assert daily == expected.user_daily_tracks()
-    aggregates = {(row["day"], row["metric"], row["dimension"]): row["value"] for row in mart(settings, "daily_aggregates")}
+    aggregates = {
+        (row["day"], row["metric"], row["dimension"]): row["value"] for row in mart(settings, "daily_aggregates")
+    }
     assert aggregates == pytest.approx(expected.aggregates())
     assert_top_is(settings, expected)
 
@@ -173,7 +177,10 @@ def assert_top_is(settings: Settings, expected: Expected) -> None:
         assert row["rank"] == len(top[row["day"], row["kind"]])
     assert top == expected.top(50)
     tracks, artists = expected.tracks(), expected.artists()
-    names = {("track", key): (value["track_name"], artists[value["artist_id"]]["artist_name"]) for key, value in tracks.items()}
+    names = {
+        ("track", key): (value["track_name"], artists[value["artist_id"]]["artist_name"])
+        for key, value in tracks.items()
+    }
     names |= {("artist", key): (value["artist_name"], None) for key, value in artists.items()}
     for row in mart(settings, "daily_top"):
         assert (row["name"], row["artist_name"]) == names[row["kind"], row["id"]]
@@ -207,5 +214,7 @@ def uncommit(settings: Settings, load_id: str) -> None:
 
 def commit(settings: Settings, load_id: str) -> None:
     """Commit a load, the way dlt does it: by its row."""
-    statement = "insert into raw._dlt_loads (load_id, schema_name, status, inserted_at) values (%s, 'exports', 0, now())"
+    statement = (
+        "insert into raw._dlt_loads (load_id, schema_name, status, inserted_at) values (%s, 'exports', 0, now())"
+    )
     execute(settings, statement, [load_id])

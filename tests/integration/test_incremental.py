@@ -80,15 +80,16 @@ def test_a_listen_of_2009_loaded_today_is_right_after_the_next_build(grown: Sett
     build(grown)
     assert_marts_are(grown, expected_of(NEW, OLD))
     assert query(grown, "select count(*) from marts.daily_aggregates where day = '2009-01-01'") != [(0,)]
-    kept = before["intermediate.int_listens_deduplicated"] & row_versions(grown)["intermediate.int_listens_deduplicated"]
-    assert len(kept) == len(before["intermediate.int_listens_deduplicated"]) - 2  # Short and Mine
+    stored = "intermediate.int_listens_deduplicated"
+    assert len(before[stored] - row_versions(grown)[stored]) == 2  # Short and Mine
 
 
 @pytest.mark.xdist_group("grown")
 def test_a_longer_duplicate_replaces_the_winner_and_its_day_alone(grown: Settings) -> None:
     [short] = mart(grown, "listen_events", "track = 'Short'")
     assert (short["duration_ms"], short["album"], short["day"]) == (90_000, "Longer", date(2023, 11, 10))
-    minutes = mart(grown, "daily_aggregates", "metric = 'minutes_listened' and dimension = 'all' and day = '2023-11-10'")
+    of_the_day = "metric = 'minutes_listened' and dimension = 'all' and day = '2023-11-10'"
+    minutes = mart(grown, "daily_aggregates", of_the_day)
     assert [row["value"] for row in minutes] == [1.5]
     newest = query(grown, "select max(changed_at) from intermediate.int_listens_deduplicated")
     touched = query(
@@ -139,9 +140,8 @@ def test_all_that_growing_equals_a_full_refresh_and_one_load_in_another_order(
 
 @pytest.mark.xdist_group("grown")
 def test_a_zone_of_a_user_moves_that_users_days(grown: Settings) -> None:
-    execute(
-        grown, "insert into staging.user_time_zones values ('bob', 'America/Los_Angeles'), ('ROB', 'Pacific/Kiritimati')"
-    )
+    for row in (("bob", "America/Los_Angeles"), ("ROB", "Pacific/Kiritimati")):  # however the listens spell Rob
+        execute(grown, "insert into staging.user_time_zones values (%s, %s)", row)
     tokyo = grown.model_copy(update={"dbt_vars": {"time_zone": "Asia/Tokyo"}})
     assert transform.run_dbt(tokyo, ["--quiet", "run"]) == 0
     zones = {"bob": "America/Los_Angeles", "rob": "Pacific/Kiritimati"}
@@ -161,6 +161,7 @@ def test_a_missing_primary_key_is_found(grown: Settings) -> None:
 
 @pytest.mark.xdist_group("by_hand")
 def test_dbt_typed_by_hand_needs_the_env_file_only(warehouse: Settings, tmp_path: Path) -> None:
+    """The unit tests run here, too."""
     load(warehouse, tmp_path, NEW)
     dbt = PROJECT_ROOT / ".venv" / "bin" / "dbt"
     folder = "--project-dir dbt_project --profiles-dir ."
