@@ -210,10 +210,10 @@ def _one_line_errors() -> Iterator[None]:
         raise _explain(error) from error
 
 
-def _explain(error: BaseException) -> PulseError:
+def _explain(error: BaseException) -> BaseException:
     cause: BaseException = error
     while True:
-        if isinstance(cause, PulseError):
+        if isinstance(cause, (PulseError, KeyboardInterrupt)):
             return cause
         following = cause.__cause__ or cause.__context__
         if following is None:

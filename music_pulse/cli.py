@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from music_pulse import __version__
-from music_pulse.errors import ExternalAPIError, InputError, PulseError
+from music_pulse.errors import ExternalAPIError, InputError, PulseError, StoppedError
 
 if TYPE_CHECKING:
     from music_pulse.settings import Settings
@@ -57,8 +57,6 @@ def main() -> None:
         app()
     except PulseError as error:
         _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        _fail("stopped; nothing is lost: run the same command again to go on", 130)
     except BrokenPipeError:
         sys.stderr.close()
         raise SystemExit(141) from None
@@ -105,8 +103,12 @@ def _settings(demo: bool = False) -> Settings:
 def _warehouse(demo: bool = False) -> Iterator[Settings]:
     from music_pulse.stack import warehouse
 
-    with warehouse(_settings(demo)) as settings:
-        yield settings
+    try:
+        with warehouse(_settings(demo)) as settings:
+            yield settings
+    except KeyboardInterrupt:
+        # Here, since typer would make "Aborted!" of it.
+        raise StoppedError("stopped; nothing is lost: run the same command again to go on") from None
 
 
 @app.command()

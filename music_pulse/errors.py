@@ -49,6 +49,12 @@ class UnknownUserError(ExternalAPIError):
     """The API has no user of that name."""
 
 
+class StoppedError(PulseError):
+    """Somebody pressed Ctrl-C."""
+
+    exit_code = 130
+
+
 class BuildError(PulseError):
     """dbt failed to build or to test; its own output, above, names the models."""
 

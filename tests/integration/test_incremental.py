@@ -64,14 +64,30 @@ def expected_of(*loads: list[Any], **how: Any) -> Any:
     return expect(to_lines([item for items in loads for item in items]), now=time.time(), **how)
 
 
-@pytest.fixture(scope="module")
-def grown(make_warehouse: MakeWarehouse) -> Settings:
-    """A warehouse that the tests below let grow, in their order."""
-    return make_warehouse()
+def test_a_warehouse_grows_as_if_all_had_come_at_once(
+    make_warehouse: MakeWarehouse, tmp_path: Path, subtests: pytest.Subtests
+) -> None:
+    """One warehouse that grows step by step: builds are dear."""
+    grown = make_warehouse()
+    with subtests.test("a listen of 2009 loaded today is right after the next build"):
+        a_listen_of_2009_loaded_today_is_right_after_the_next_build(grown, tmp_path)
+    with subtests.test("a longer duplicate replaces the winner, and its day alone is built"):
+        a_longer_duplicate_replaces_the_winner_and_its_day_alone(grown)
+    with subtests.test("a build with nothing new writes no row"):
+        a_build_with_nothing_new_writes_no_row(grown)
+    with subtests.test("a load counts once committed, even after a newer one"):
+        a_load_counts_once_committed_even_after_a_newer_one(grown, tmp_path)
+    with subtests.test("another time zone moves the days"):
+        another_time_zone_moves_the_days(grown)
+    with subtests.test("all that equals a full refresh, and one load in another order"):
+        all_that_growing_equals_a_full_refresh_and_one_load_in_another_order(grown, make_warehouse, tmp_path)
+    with subtests.test("a time zone of a user moves that user's days"):
+        a_zone_of_a_user_moves_that_users_days(grown)
+    with subtests.test("a missing primary key is found"):
+        a_missing_primary_key_is_found(grown)
 
 
-@pytest.mark.xdist_group("grown")
-def test_a_listen_of_2009_loaded_today_is_right_after_the_next_build(grown: Settings, tmp_path: Path) -> None:
+def a_listen_of_2009_loaded_today_is_right_after_the_next_build(grown: Settings, tmp_path: Path) -> None:
     load(grown, tmp_path, NEW)
     build(grown)
     assert_marts_are(grown, expected_of(NEW))
@@ -84,8 +100,7 @@ def test_a_listen_of_2009_loaded_today_is_right_after_the_next_build(grown: Sett
     assert len(before[stored] - row_versions(grown)[stored]) == 2  # Short and Mine
 
 
-@pytest.mark.xdist_group("grown")
-def test_a_longer_duplicate_replaces_the_winner_and_its_day_alone(grown: Settings) -> None:
+def a_longer_duplicate_replaces_the_winner_and_its_day_alone(grown: Settings) -> None:
     [short] = mart(grown, "listen_events", "track = 'Short'")
     assert (short["duration_ms"], short["album"], short["day"]) == (90_000, "Longer", date(2023, 11, 10))
     of_the_day = "metric = 'minutes_listened' and dimension = 'all' and day = '2023-11-10'"
@@ -98,15 +113,13 @@ def test_a_longer_duplicate_replaces_the_winner_and_its_day_alone(grown: Setting
     assert sorted(touched) == [("2009-01-01",), ("2023-11-10",), ("2023-11-11",)]
 
 
-@pytest.mark.xdist_group("grown")
-def test_a_build_with_nothing_new_writes_no_row(grown: Settings) -> None:
+def a_build_with_nothing_new_writes_no_row(grown: Settings) -> None:
     before, sums = row_versions(grown), checksums(grown)
     build(grown, time_zone="Etc/UTC")  # another name of the same time, which moves no day
     assert (row_versions(grown), checksums(grown)) == (before, sums)
 
 
-@pytest.mark.xdist_group("grown")
-def test_a_load_counts_once_committed_even_after_a_newer_one(grown: Settings, tmp_path: Path) -> None:
+def a_load_counts_once_committed_even_after_a_newer_one(grown: Settings, tmp_path: Path) -> None:
     load(grown, tmp_path, LATE)
     late = load_ids(grown)[-1]
     load(grown, tmp_path, LATER)
@@ -119,14 +132,12 @@ def test_a_load_counts_once_committed_even_after_a_newer_one(grown: Settings, tm
     assert_marts_are(grown, expected_of(NEW, OLD, LATER, LATE))
 
 
-@pytest.mark.xdist_group("grown")
-def test_another_time_zone_moves_the_days(grown: Settings) -> None:
+def another_time_zone_moves_the_days(grown: Settings) -> None:
     build(grown, time_zone="Asia/Tokyo")
     assert_marts_are(grown, expected_of(NEW, OLD, LATE, LATER, time_zone="Asia/Tokyo"))
 
 
-@pytest.mark.xdist_group("grown")
-def test_all_that_growing_equals_a_full_refresh_and_one_load_in_another_order(
+def all_that_growing_equals_a_full_refresh_and_one_load_in_another_order(
     grown: Settings, make_warehouse: MakeWarehouse, tmp_path: Path
 ) -> None:
     sums = checksums(grown)
@@ -138,8 +149,7 @@ def test_all_that_growing_equals_a_full_refresh_and_one_load_in_another_order(
     assert checksums(other) == sums
 
 
-@pytest.mark.xdist_group("grown")
-def test_a_zone_of_a_user_moves_that_users_days(grown: Settings) -> None:
+def a_zone_of_a_user_moves_that_users_days(grown: Settings) -> None:
     for row in (("bob", "America/Los_Angeles"), ("ROB", "Pacific/Kiritimati")):  # however the listens spell Rob
         execute(grown, "insert into staging.user_time_zones values (%s, %s)", row)
     tokyo = grown.model_copy(update={"dbt_vars": {"time_zone": "Asia/Tokyo"}})
@@ -148,18 +158,14 @@ def test_a_zone_of_a_user_moves_that_users_days(grown: Settings) -> None:
     assert_marts_are(grown, expected_of(NEW, OLD, LATE, LATER, time_zone="Asia/Tokyo", zones=zones))
 
 
-@pytest.mark.xdist_group("grown")
-def test_a_missing_primary_key_is_found(grown: Settings) -> None:
-    keys = ["--quiet", "test", "--select", "tracks,test_name:primary_key"]
-    assert transform.run_dbt(grown, keys) == 0
+def a_missing_primary_key_is_found(grown: Settings) -> None:
     [(name,)] = query(
         grown, "select conname from pg_constraint where conrelid = 'marts.tracks'::regclass and contype = 'p'"
     )
     execute(grown, f'alter table marts.tracks drop constraint "{name}"')
-    assert transform.run_dbt(grown, keys) == 1
+    assert transform.run_dbt(grown, ["--quiet", "test", "--select", "tracks,test_name:primary_key"]) == 1
 
 
-@pytest.mark.xdist_group("by_hand")
 def test_dbt_typed_by_hand_needs_the_env_file_only(warehouse: Settings, tmp_path: Path) -> None:
     """The unit tests run here, too."""
     load(warehouse, tmp_path, NEW)
@@ -175,7 +181,6 @@ def test_dbt_typed_by_hand_needs_the_env_file_only(warehouse: Settings, tmp_path
     assert_marts_are(warehouse, expected_of(NEW))
 
 
-@pytest.mark.xdist_group("race")
 def test_a_load_committed_during_a_build_is_neither_lost_nor_half_built(warehouse: Settings, tmp_path: Path) -> None:
     loads: dict[str, list[Any]] = {}
     for number in range(8):
@@ -210,7 +215,6 @@ def _committing(settings: Settings, ids: list[str]) -> Iterator[None]:
     thread.join()
 
 
-@pytest.mark.xdist_group("failures")
 def test_after_failed_and_killed_builds_the_next_one_makes_it_right(warehouse: Settings, tmp_path: Path) -> None:
     load(warehouse, tmp_path, NEW)
     build(warehouse)
