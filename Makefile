@@ -16,7 +16,7 @@ run: setup ## listens to marts: extract, build, test, export, show (ARGS="--user
 	$(BIN)/pulse run $(ARGS)
 
 test: .venv/.all ## the whole test suite (ARGS="-k name" for a part)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 lint: .venv/.all ## ruff, mypy, import-linter, sqlfluff, and dbt parse
 	$(BIN)/ruff check .

@@ -15,10 +15,10 @@ from music_pulse.settings import DEMO_DBNAME, Settings
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from serving.export import Export
-    from serving.queries import Summary
 
     from extract.pipeline import Landed
+    from serving.export import Export
+    from serving.queries import Summary
 
 MAX_TABLE_ROWS = 1_000
 """`--format table` is for people; json and csv have no end."""

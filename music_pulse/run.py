@@ -12,9 +12,8 @@ from music_pulse.errors import BuildError
 from music_pulse.settings import Settings
 
 if TYPE_CHECKING:
-    from serving.export import Export
-
     from extract.pipeline import Landed
+    from serving.export import Export
 
 logger = logging.getLogger(__name__)
 

@@ -16,6 +16,7 @@ from extract.exports.files import content_hash
 from extract.exports.listenbrainz import SOURCE, check_form, records
 from extract.pipeline import RAW_CONTRACT, Landed, Landing, dlt_items, landing
 from extract.rows import BATCH_ROWS, RowBuilder
+from music_pulse.errors import InputError
 from music_pulse.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ def exports(path: Path, digest: str, user_name: str | None, progress: Progress) 
     @dlt.resource(write_disposition="append", schema_contract=RAW_CONTRACT)
     def listens() -> Iterator[Any]:
         yield from _rows(path, digest, user_name, progress)
-        dlt.current.source_state().setdefault("files", {})[digest] = path.name
+        dlt.current.source_state().setdefault("files", {})[_imported_as(digest, user_name)] = path.name
 
     return listens
 
@@ -50,6 +51,8 @@ def import_files(
     `user_name` is whose listens they are where the lines name nobody. All files are looked at before the first is
     landed. Raises `InputError`.
     """
+    if user_name is not None and not user_name.strip():
+        raise InputError("--user is blank: say whose listens they are")
     for path in paths:
         check_form(path, user_name)
     landed = Landed()
@@ -61,10 +64,15 @@ def import_files(
 
 def _import_file(target: Landing, path: Path, user_name: str | None, progress: Progress) -> Landed:
     digest = content_hash(path)
-    if digest in target.state(PIPELINE).get("files", {}):
+    if _imported_as(digest, user_name) in target.state(PIPELINE).get("files", {}):
         logger.info("%s was imported before: nothing to do", path)
         return Landed()
     return target.run(exports(path, digest, user_name, progress))
+
+
+def _imported_as(digest: str, user_name: str | None) -> str:
+    """Return the key of a file in the state: imported for the wrong user, it can be imported for the right one."""
+    return f"{digest} {user_name}" if user_name else digest
 
 
 def _rows(path: Path, digest: str, user_name: str | None, progress: Progress) -> Iterator[Any]:

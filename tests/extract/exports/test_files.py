@@ -16,6 +16,11 @@ LISTEN = {"listened_at": 1_600_000_000, "user_name": "rob", "track_metadata": {"
 LINE = json.dumps(LISTEN).encode()
 
 
+def read_all(path: Path) -> list[bytes]:
+    check_form(path, None)
+    return [record.line for record in records(path)]
+
+
 def test_lines_come_without_their_ends_blank_ones_left_out_and_numbered() -> None:
     text = b"\xef\xbb\xbfone\r\n\n  \ntwo\nthree"
     assert list(files.lines(BytesIO(text))) == [(b"one", 1, False), (b"two", 4, False), (b"three", 5, False)]
@@ -57,8 +62,7 @@ def test_a_file_that_is_not_what_it_claims_is_refused_in_one_line(content: bytes
     path = tmp_path / "given.jsonl"
     path.write_bytes(content)
     with pytest.raises(InputError, match=says) as caught:
-        check_form(path, None)
-        list(records(path))
+        read_all(path)
     assert "\n" not in str(caught.value)
     assert "given.jsonl" in str(caught.value)
 
