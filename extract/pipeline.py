@@ -168,7 +168,17 @@ def _lock(connection: psycopg.Connection) -> None:
 
 
 def _forget_uncommitted(connection: psycopg.Connection) -> None:
-    """Delete rows of loads that were never completed; load ids are found by skipping along the index."""
+    """Delete rows of loads that were never completed; load ids are found by skipping along the index.
+
+    The lock waits for what a killed process had sent to be committed or not: later it would come to light unseen.
+    """
+    tables = ", ".join(f"{DATASET}.{table}" for table in (*RAW_TABLES, "_dlt_loads"))
+    with connection.transaction():
+        connection.execute(f"lock table {tables} in share row exclusive mode".encode())
+        _delete_uncommitted(connection)
+
+
+def _delete_uncommitted(connection: psycopg.Connection) -> None:
     for table in RAW_TABLES:
         deleted = connection.execute(
             f"""

@@ -8,9 +8,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from datetime import date, datetime
 from decimal import Decimal
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from music_pulse.display import console, table
+from music_pulse.errors import InputError
 from music_pulse.settings import DEMO_DBNAME, Settings
 
 if TYPE_CHECKING:
@@ -87,12 +89,20 @@ def print_query(settings: Settings, sql: str, format: str) -> None:
 
 
 def _print_json(columns: Sequence[str], rows: Iterator[Sequence[Any]]) -> None:
+    twice = [name for number, name in enumerate(columns) if name in columns[:number]]
+    if twice:
+        raise InputError(f"query: two columns are called {twice[0]!r}: a JSON object can't hold both")
     sys.stdout.write("[")
     for number, row in enumerate(rows):
-        record = dict(zip(columns, row, strict=True))
+        record = {name: _finite(value) for name, value in zip(columns, row, strict=True)}
         sys.stdout.write(",\n " if number else "\n ")
         sys.stdout.write(json.dumps(record, ensure_ascii=False, default=_json_value))
     sys.stdout.write("\n]\n")
+
+
+def _finite(value: Any) -> Any:
+    """Return None for what JSON has no word for: NaN and the infinities."""
+    return None if isinstance(value, (float, Decimal)) and not isfinite(value) else value
 
 
 def _json_value(value: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from music_pulse import database
 from music_pulse.errors import DatabaseError
 from music_pulse.settings import Settings
 
+_ALMOST_NOTHING = 32 * 1024 * 1024
 _ROLES = ("loader", "transformer", "reader")
 
 
@@ -34,8 +36,14 @@ def warehouse(settings: Settings) -> Iterator[Settings]:
 
     with postgres.running(settings.home) as endpoint:
         filled = with_endpoint(settings, endpoint.host, endpoint.port, endpoint.user, endpoint.password)
-        database.prepare(filled)
-        yield filled
+        try:
+            database.prepare(filled)
+            yield filled
+        except DatabaseError as error:
+            # A server whose disk is full may just vanish: say why.
+            if shutil.disk_usage(settings.home).free > _ALMOST_NOTHING or "space left" in str(error):
+                raise
+            raise DatabaseError(f"no space left in {settings.home}: free some and run again ({error})") from error
 
 
 def with_endpoint(settings: Settings, host: str, port: int, user: str, password: str) -> Settings:

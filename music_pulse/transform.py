@@ -25,6 +25,14 @@ Progress = Callable[[int, int, str], None]
 BUILD_LOCK = 7_310_241_002
 """Key of the advisory lock that lets one dbt write at a time."""
 
+_DBT = """
+import ctypes, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG: no build goes on without the one who holds its lock
+from dbt.cli.main import cli
+cli()
+"""
+
 _WRITING_COMMANDS = {"build", "clone", "retry", "run", "run-operation", "seed", "snapshot"}
 _PROJECT_COMMANDS = {
     "build", "clean", "clone", "compile", "debug", "deps", "docs", "list", "ls", "parse", "retry", "run",
@@ -112,7 +120,7 @@ def _build(settings: Settings, progress: Progress, full_refresh: bool) -> None:
 
 
 def _command(settings: Settings, arguments: Sequence[str]) -> list[str]:
-    command = [sys.executable, "-c", "from dbt.cli.main import cli; cli()", *arguments]
+    command = [sys.executable, "-c", _DBT, *arguments]
     words = [argument for argument in arguments if argument in _PROJECT_COMMANDS]
     if not words or {"-h", "--help", "--version"} & set(arguments):
         return command

@@ -336,3 +336,30 @@ def test_help_is_complete(command: str, pulse: Pulse) -> None:
     ended = pulse(*command.split(), "--help")
     assert ended.returncode == 0
     assert "Usage:" in ended.stdout
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
+def test_a_full_disk_is_one_line_and_nothing_is_lost_once_there_is_room(
+    api: ListenBrainzDouble, tmp_path: Path
+) -> None:
+    disk, source = tmp_path / "disk", tmp_path / "many.jsonl"
+    disk.mkdir()
+    source.write_text(
+        "".join(
+            f'{{"listened_at": {1_500_000_000 + number}, "user_name": "eve", "track_metadata": '
+            f'{{"artist_name": "Artist {number % 999}", "track_name": "Track {number % 7919} {"x" * 200}"}}}}\n'
+            for number in range(100_000)
+        )
+    )
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=130m", "tmpfs", str(disk)], check=False).returncode:
+        pytest.skip("no mount is permitted here")
+    try:
+        pulse = runner(disk, api)
+        full = pulse("import", str(source))
+        assert full.returncode == 3
+        assert "o space left" in one_error_line(full)
+        subprocess.run(["mount", "-o", "remount,size=2g", str(disk)], check=True)
+        assert pulse("import", str(source)).stdout.startswith("landed 100,000 listens, refused 0")
+        assert pulse("import", str(source)).stdout.startswith("landed 0 listens")
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)

@@ -137,7 +137,7 @@ def undisturbed(api: ListenBrainzDouble, tmp_path_factory: pytest.TempPathFactor
 
 
 def kill_when(process: subprocess.Popen[str], text: str, delay: float, how: int) -> bool:
-    """Signal the whole process group (not the server's) `delay` seconds after a line with `text`."""
+    """Signal the command, and no child of it, `delay` seconds after a line with `text`."""
     assert process.stdout is not None
     for line in process.stdout:
         if text in line:
@@ -145,10 +145,7 @@ def kill_when(process: subprocess.Popen[str], text: str, delay: float, how: int)
             break
     if process.poll() is not None:
         return False
-    if how == signal.SIGKILL:
-        os.killpg(process.pid, how)
-    else:
-        process.send_signal(how)
+    process.send_signal(how)
     return True
 
 
