@@ -38,11 +38,14 @@
     cast({{ milliseconds }} as double precision) / 60000
 {%- endmacro %}
 
-{#- Written after `as`: a CTE that is read more than once is planned into each reader, not spooled. -#}
+{#- Written after `as`: a CTE that is read more than once is planned into each reader, not spooled,
+    when it is the whole history, and spooled when it is a day's. -#}
 {% macro not_materialized() -%}
     {{ return(adapter.dispatch('not_materialized')()) }}
 {%- endmacro %}
 
 {% macro default__not_materialized() -%}{%- endmacro %}
 
-{% macro postgres__not_materialized() -%}not materialized{%- endmacro %}
+{% macro postgres__not_materialized() -%}
+    {{ '' if is_incremental() else 'not' }} materialized
+{%- endmacro %}

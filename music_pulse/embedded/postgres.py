@@ -54,7 +54,7 @@ _CONFIGURATION = {
     "unix_socket_directories": "",
     "max_connections": "40",
     "shared_buffers": "128MB",
-    "work_mem": "96MB",
+    "work_mem": "48MB",
     "maintenance_work_mem": "128MB",
     "wal_level": "minimal",
     "max_wal_senders": "0",

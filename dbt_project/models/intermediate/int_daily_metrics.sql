@@ -5,7 +5,7 @@ user_tracks as (
     select *
     from {{ ref('user_daily_tracks') }}
     {%- if not rebuilds_all() %}
-    where day in (select changed.day from ({{ changed_listens() }}) as changed)
+    where {{ in_touched_days() }}
     {%- endif %}
 
 ),

@@ -15,9 +15,18 @@ pending_loads as (
 
 arrived as {{ not_materialized() }} (
 
+    -- Laterals with a limit of their own are looked up by index, one by one:
+    -- the planner can't know that few loads and few listens are new.
     select listens.*
-    from {{ ref('stg_batch__listens') }} as listens
-    inner join pending_loads on listens.load_id = pending_loads.load_id
+    from pending_loads
+    cross join lateral (
+        select *
+        from {{ ref('stg_batch__listens') }} as landed
+        where landed.load_id = pending_loads.load_id
+        {%- if is_incremental() %}
+        offset 0
+        {%- endif %}
+    ) as listens
 
 ),
 
@@ -27,9 +36,14 @@ candidates as {{ not_materialized() }} (
     from arrived
     {%- if is_incremental() %}
     union all
-    select {{ columns | join(', ') }}
-    from {{ this }}
-    where listen_id in (select arrived.listen_id from arrived)
+    select existing.{{ columns | join(', existing.') }}
+    from (select distinct arrived.listen_id from arrived) as ids
+    cross join lateral (
+        select *
+        from {{ this }} as held
+        where held.listen_id = ids.listen_id
+        limit 1
+    ) as existing
     union all
     select {{ columns | join(', ') }}
     from {{ this }}
@@ -116,8 +130,12 @@ winners as (
 select winners.*
 from winners
 {%- if is_incremental() %}
-left join {{ this }} as built
-    on winners.listen_id = built.listen_id
+left join lateral (
+    select *
+    from {{ this }} as held
+    where held.listen_id = winners.listen_id
+    limit 1
+) as built on true
 where
     built.listen_id is null
     or built.payload_hash != winners.payload_hash

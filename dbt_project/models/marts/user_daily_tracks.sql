@@ -7,7 +7,8 @@ listens as (
     {%- if not rebuilds_all() %}
     -- Not by user: a better row of a listen may spell its user otherwise.
     where
-        (day, track_id) in (
+        {{ in_touched_days() }}
+        and (day, track_id) in (
             select
                 changed.day,
                 changed.track_id

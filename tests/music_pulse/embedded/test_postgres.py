@@ -151,7 +151,7 @@ def test_first_start_makes_a_private_utf8_server(home: Path) -> None:
     assert value(endpoint, "select lower('ÅŞΣ') || ('Z' < 'a')") == "åşσtrue"
     assert value(endpoint, "show listen_addresses") == "127.0.0.1"
     assert value(endpoint, "show unix_socket_directories") == ""
-    assert value(endpoint, "show work_mem") == "96MB"
+    assert value(endpoint, "show work_mem") == "48MB"
     assert value(endpoint, "show jit") == "off"
     assert server.log_path.stat().st_size > 0
     for name in ("password", "data/pulse.conf"):
