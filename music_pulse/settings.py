@@ -78,6 +78,27 @@ class Settings(BaseSettings):
 
     dbt_vars: dict[str, Any] = Field({}, description='dbt vars, as JSON: {"time_zone": "Europe/Berlin"}.')
     dbt_threads: int = Field(2, ge=1, description="Models that dbt builds at once.")
+    kafka_bootstrap: str | None = Field(None, description="host:port,... of the brokers; default: the embedded one.")
+    kafka_topic: str = Field(
+        "listens", pattern=r"^[a-zA-Z0-9._-]{1,200}$", description="Topic of the listens; dead letters beside it."
+    )
+    kafka_partitions: int = Field(3, ge=1, description="Partitions of a topic that we create.")
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="How the brokers are spoken to."
+    )
+    kafka_ssl_cafile: Path | None = Field(None, description="CA certificates (PEM); default: the system's.")
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "SCRAM-SHA-512", description="How SASL logs in."
+    )
+    kafka_sasl_username: str | None = Field(None, description="Login of SASL.")
+    kafka_sasl_password: SecretStr | None = Field(None, description="Its password.")
+    kafka_connect_timeout: float = Field(10.0, gt=0, description="Seconds until a broker is out of reach.")
+    kafka_delivery_timeout: float = Field(120.0, gt=0, description="Seconds until an event counts as undelivered.")
+    kafka_encoding: Literal["json", "avro"] = Field("json", description="How events are written.")
+    schema_registry_url: str | None = Field(None, description="Confluent-compatible registry (encoding avro).")
+    schema_registry_username: str | None = Field(None, description="Its login, where it wants one.")
+    schema_registry_password: SecretStr | None = Field(None, description="Its password.")
+
     docs_port: int = Field(0, ge=0, le=65535, description="Port of `pulse docs`; 0 takes a free one.")
 
     @field_validator("home")
@@ -93,9 +114,10 @@ class Settings(BaseSettings):
         return value.rstrip("/")
 
     def demo(self) -> Settings:
-        """Return the settings of the synthetic demo: a database and an export folder of its own."""
+        """Return the settings of the synthetic demo: a database, an export folder and a topic of its own."""
         export_dir = self.export_dir.rstrip("/") + "_demo"
-        return self.model_copy(update={"postgres_dbname": DEMO_DBNAME, "export_dir": export_dir})
+        topic = self.kafka_topic + "_demo"
+        return self.model_copy(update={"postgres_dbname": DEMO_DBNAME, "export_dir": export_dir, "kafka_topic": topic})
 
     def credentials(self, role: Role) -> Credentials:
         """Return the login of `role`; the plain one unless that role has its own."""

@@ -26,7 +26,14 @@ def test_every_setting_says_what_it_is() -> None:
 
 
 def test_secrets_never_show_in_repr_or_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("LISTENBRAINZ_TOKEN", "POSTGRES_PASSWORD", "POSTGRES_READER_PASSWORD", "S3_SECRET_ACCESS_KEY"):
+    for name in (
+        "LISTENBRAINZ_TOKEN",
+        "POSTGRES_PASSWORD",
+        "POSTGRES_READER_PASSWORD",
+        "S3_SECRET_ACCESS_KEY",
+        "KAFKA_SASL_PASSWORD",
+        "SCHEMA_REGISTRY_PASSWORD",
+    ):
         monkeypatch.setenv(f"PULSE_{name}", "hush-hush")
     settings = load_settings()
     shown = f"{settings!r} {settings} {settings.credentials('admin')!r} {settings.model_dump_json()}"
@@ -42,6 +49,8 @@ def test_secrets_never_show_in_repr_or_text(monkeypatch: pytest.MonkeyPatch) -> 
         ("PULSE_POSTGRES_PORT", "70000"),
         ("PULSE_LISTENBRAINZ_READ_TIMEOUT", "0"),
         ("PULSE_DBT_VARS", "{not json"),
+        ("PULSE_KAFKA_TOPIC", "no spaces"),
+        ("PULSE_KAFKA_SASL_MECHANISM", "GSSAPI"),
     ],
 )
 def test_a_bad_value_is_one_line_that_names_its_variable(
@@ -62,9 +71,9 @@ def test_a_role_without_a_login_of_its_own_takes_the_plain_one() -> None:
     assert settings.credentials("reader")[2:4] == ("r", "b")
 
 
-def test_the_demo_has_a_database_and_an_export_folder_of_its_own() -> None:
-    settings = load_settings(export_dir="out/")
-    assert (settings.demo().postgres_dbname, settings.demo().export_dir) == ("pulse_demo", "out_demo")
+def test_the_demo_has_a_database_an_export_folder_and_a_topic_of_its_own() -> None:
+    demo = load_settings(export_dir="out/", kafka_topic="plays").demo()
+    assert (demo.postgres_dbname, demo.export_dir, demo.kafka_topic) == ("pulse_demo", "out_demo", "plays_demo")
 
 
 def test_home_is_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
