@@ -47,10 +47,10 @@ setup-all: .venv/.all ## make .venv with everything (Spark, Kafka, Airflow, test
 	@touch $@
 
 .venv/.batch: .venv/.uv requirements/batch.txt pyproject.toml
-	$(BIN)/uv pip install --quiet --require-hashes -r requirements/batch.txt
+	$(BIN)/uv pip install --quiet --compile-bytecode --require-hashes -r requirements/batch.txt
 	@$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 .venv/.all: .venv/.batch requirements/streaming.txt requirements/orchestration.txt requirements/dev.txt
-	$(BIN)/uv pip install --quiet --require-hashes -r requirements/streaming.txt -r requirements/orchestration.txt -r requirements/dev.txt
+	$(BIN)/uv pip install --quiet --compile-bytecode --require-hashes -r requirements/streaming.txt -r requirements/orchestration.txt -r requirements/dev.txt
 	@touch $@

@@ -46,6 +46,8 @@ _CONFIG = {
     # ADBC takes a whole file into memory (about 400 bytes a row).
     "DATA_WRITER__FILE_MAX_ITEMS": "150000",
     "SCHEMA__NAMING": "snake_case",
+    # Where Airflow is installed, dlt would import it and ask its variables for each option: seconds a run.
+    "PROVIDERS__ENABLE_AIRFLOW_SECRETS": "false",
 }
 
 

@@ -1,4 +1,5 @@
 -- The days of `daily_aggregates` hold the listens of `listen_events`, and no other days.
+{{ config(tags=['untested']) }}
 with
 
 events as (
@@ -7,6 +8,7 @@ events as (
         day,
         count(*) as listens
     from {{ ref('listen_events') }}
+    where {{ untested_days('day') }}
     group by day
 
 ),
@@ -17,7 +19,10 @@ aggregates as (
         day,
         value as listens
     from {{ ref('daily_aggregates') }}
-    where metric = 'listens' and dimension = 'all'
+    where
+        metric = 'listens'
+        and dimension = 'all'
+        and {{ untested_days('day') }}
 
 )
 

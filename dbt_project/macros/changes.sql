@@ -23,11 +23,14 @@
     {%- endif %}
 {%- endmacro %}
 
-{#- The same with `partial` changes only: what an incremental run looks up row by row. -#}
+{#- The rows that they wrote. The range says to the planner that they are few, and that the index is the way. -#}
 {% macro changed_listens() -%}
     select listens.*
     from {{ ref('int_listens_deduplicated') }} as listens
-    where listens.changed_at in ({{ pending_changes() }})
+    where listens.changed_at between
+        (select min(first_pending.change_id) from ({{ pending_changes() }}) as first_pending)
+        and (select max(last_pending.change_id) from ({{ pending_changes() }}) as last_pending)
+        and listens.changed_at in ({{ pending_changes() }})
 {%- endmacro %}
 
 {#- A condition on `day`. As an array, since the planner then takes the index, expecting few days. -#}
@@ -87,10 +90,23 @@
     from ({{ pending_changes() }}) as pending
 {%- endmacro %}
 
-{#- Loads that model `this` has not built yet. -#}
+{#- Loads that count: for int_listens_deduplicated the completed ones, for what comes after it those that it has
+    built. -#}
+{% macro loads() -%}
+    {%- if this.identifier == 'int_listens_deduplicated' -%}
+    select completed.load_id
+    from {{ ref('stg_batch__loads') }} as completed
+    {%- else -%}
+    select built.load_id
+    from {{ ref('int_built_loads') }} as built
+    where built.model_name = 'int_listens_deduplicated'
+    {%- endif -%}
+{%- endmacro %}
+
+{#- Those of them that model `this` has not built yet. -#}
 {% macro pending_loads() -%}
     select loads.load_id
-    from {{ ref('stg_batch__loads') }} as loads
+    from ({{ loads() }}) as loads
     {%- if is_incremental() %}
     where not exists (
         select 1
@@ -159,5 +175,53 @@
     {#- What a day adds, autovacuum notes in its own time. -#}
     {%- if not is_incremental() -%}
     analyze {{ this }}
+    {%- endif -%}
+{%- endmacro %}
+
+{#- The users whom loads concern that `this` has not built yet, and those that `this` holds in another spelling (a
+    listen may have moved between the two). -#}
+{% macro users_of_pending_loads() -%}
+    with arrived as (
+        select distinct landed.user_id
+        from ({{ pending_loads() }}) as loads
+        cross join lateral (
+            select listens.user_id
+            from {{ ref('stg_batch__listens') }} as listens
+            where listens.load_id = loads.load_id
+            offset 0
+        ) as landed
+        union
+        select coalesce(quarantine.user_id, '')
+        from {{ ref('stg_batch__quarantine') }} as quarantine
+        where quarantine.load_id in ({{ pending_loads() }})
+        union
+        select counts.user_id
+        from {{ ref('stg_batch__listen_counts') }} as counts
+        where counts.load_id in ({{ pending_loads() }})
+    )
+
+    select arrived.user_id
+    from arrived
+    union
+    select built.user_id
+    from {{ this }} as built
+    where {{ folded('built.user_id') }} in (select {{ folded('arrived.user_id') }} from arrived)
+{%- endmacro %}
+
+{#- Two spellings of one name. -#}
+{% macro folded(name) -%}
+    lower(trim(normalize({{ name }})))
+{%- endmacro %}
+
+{% macro delete_users_of_pending_loads() -%}
+    {%- if is_incremental() -%}
+        delete from {{ this }} where user_id in ({{ users_of_pending_loads() }})
+    {%- endif -%}
+{%- endmacro %}
+
+{#- In a model that has the CTE `touched_users`. -#}
+{% macro and_is_touched(user_id) -%}
+    {%- if is_incremental() -%}
+        and {{ user_id }} in (select touched_users.user_id from touched_users)
     {%- endif -%}
 {%- endmacro %}

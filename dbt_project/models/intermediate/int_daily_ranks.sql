@@ -36,6 +36,31 @@ by_artist as (
 
 ),
 
+-- Names sorted once, not once a day: days are ranked by numbers.
+track_order as (
+
+    select
+        track_id,
+        row_number() over (
+            order by
+                {{ code_points('artist_key') }},
+                {{ code_points('track_key') }}
+        ) as position
+    from {{ ref('tracks') }}
+    where track_id in (select by_track.track_id from by_track)
+
+),
+
+artist_order as (
+
+    select
+        artist_id,
+        row_number() over (order by {{ code_points('artist_key') }}) as position
+    from {{ ref('artists') }}
+    where artist_id in (select by_artist.artist_id from by_artist)
+
+),
+
 tracks as (
 
     select
@@ -46,15 +71,11 @@ tracks as (
         by_track.milliseconds_listened,
         row_number() over (
             partition by by_track.day
-            order by
-                by_track.listens desc,
-                {{ code_points('tracks.artist_key') }},
-                {{ code_points('tracks.track_key') }}
+            order by by_track.listens desc, track_order.position
         ) as rank
 
     from by_track
-    inner join {{ ref('tracks') }} as tracks
-        on by_track.track_id = tracks.track_id
+    inner join track_order on by_track.track_id = track_order.track_id
 
 ),
 
@@ -68,14 +89,11 @@ artists as (
         by_artist.milliseconds_listened,
         row_number() over (
             partition by by_artist.day
-            order by
-                by_artist.listens desc,
-                {{ code_points('artists.artist_key') }}
+            order by by_artist.listens desc, artist_order.position
         ) as rank
 
     from by_artist
-    inner join {{ ref('artists') }} as artists
-        on by_artist.artist_id = artists.artist_id
+    inner join artist_order on by_artist.artist_id = artist_order.artist_id
 
 ),
 

@@ -6,7 +6,7 @@ daily_metrics as (
 
 ),
 
-user_tracks as (
+user_tracks as {{ not_materialized() }} (
 
     select * from {{ ref('user_daily_tracks') }}
 

@@ -2,9 +2,19 @@ with
 
 loads as (
 
-    select load_id from {{ ref('stg_batch__loads') }}
+    {{ loads() }}
 
 ),
+
+{%- if is_incremental() %}
+
+-- The others stay as they are.
+touched_users as (
+
+    {{ users_of_pending_loads() }}
+
+),
+{%- endif %}
 
 counts as (
 
@@ -17,6 +27,7 @@ counts as (
         ) as recency
     from {{ ref('stg_batch__listen_counts') }} as counts
     inner join loads on counts.load_id = loads.load_id
+    {{ and_is_touched('counts.user_id') }}
 
 ),
 
@@ -27,6 +38,7 @@ landed as (
         count(*) as landed
     from {{ ref('stg_batch__listens') }} as listens
     inner join loads on listens.load_id = loads.load_id
+    {{ and_is_touched('listens.user_id') }}
     group by listens.user_id
 
 ),
@@ -44,7 +56,9 @@ held_listens as (
             arrived.recording_msid
         from {{ ref('stg_batch__listens') }} as arrived
         inner join loads on arrived.load_id = loads.load_id
-        where arrived.source = 'listenbrainz'
+        where
+            arrived.source = 'listenbrainz'
+            {{ and_is_touched('arrived.user_id') }}
     ) as listens
     group by listens.user_id
 
@@ -63,6 +77,7 @@ refused as (
         ) as held
     from {{ ref('stg_batch__quarantine') }} as quarantine
     inner join loads on quarantine.load_id = loads.load_id
+    {{ and_is_touched("coalesce(quarantine.user_id, '')") }}
     group by quarantine.user_id
 
 ),
@@ -72,7 +87,10 @@ accepted as (
     select
         user_id,
         count(*) as listens
-    from {{ ref('listen_events') }}
+    from {{ ref('listen_events') }} as events
+    where
+        near_duplicate_of is null
+        {{ and_is_touched('events.user_id') }}
     group by user_id
 
 ),
