@@ -90,23 +90,22 @@
     from ({{ pending_changes() }}) as pending
 {%- endmacro %}
 
-{#- Loads that count: for int_listens_deduplicated the completed ones, for what comes after it those that it has
-    built. -#}
-{% macro loads() -%}
-    {%- if this.identifier == 'int_listens_deduplicated' -%}
-    select completed.load_id
-    from {{ ref('stg_batch__loads') }} as completed
-    {%- else -%}
+{#- Loads that count: the completed ones, or (for models after it) those that int_listens_deduplicated has built. -#}
+{% macro loads(deduplicated=false) -%}
+    {%- if deduplicated -%}
     select built.load_id
     from {{ ref('int_built_loads') }} as built
     where built.model_name = 'int_listens_deduplicated'
+    {%- else -%}
+    select completed.load_id
+    from {{ ref('stg_batch__loads') }} as completed
     {%- endif -%}
 {%- endmacro %}
 
 {#- Those of them that model `this` has not built yet. -#}
-{% macro pending_loads() -%}
+{% macro pending_loads(deduplicated=false) -%}
     select loads.load_id
-    from ({{ loads() }}) as loads
+    from ({{ loads(deduplicated) }}) as loads
     {%- if is_incremental() %}
     where not exists (
         select 1
@@ -117,13 +116,13 @@
     {%- endif %}
 {%- endmacro %}
 
-{% macro record_built_loads() -%}
+{% macro record_built_loads(deduplicated=false) -%}
     {%- if not is_incremental() %}
     delete from {{ ref('int_built_loads') }} where model_name = '{{ this.identifier }}';
     {%- endif %}
     insert into {{ ref('int_built_loads') }} (model_name, load_id)
     select '{{ this.identifier }}', pending.load_id
-    from ({{ pending_loads() }}) as pending
+    from ({{ pending_loads(deduplicated) }}) as pending
 {%- endmacro %}
 
 {#- Post-hook of `int_listens_deduplicated`: announces what this run changed, and the time zones it used. A full
@@ -183,7 +182,7 @@
 {% macro users_of_pending_loads() -%}
     with arrived as (
         select distinct landed.user_id
-        from ({{ pending_loads() }}) as loads
+        from ({{ pending_loads(deduplicated=true) }}) as loads
         cross join lateral (
             select listens.user_id
             from {{ ref('stg_batch__listens') }} as listens
@@ -193,11 +192,11 @@
         union
         select coalesce(quarantine.user_id, '')
         from {{ ref('stg_batch__quarantine') }} as quarantine
-        where quarantine.load_id in ({{ pending_loads() }})
+        where quarantine.load_id in ({{ pending_loads(deduplicated=true) }})
         union
         select counts.user_id
         from {{ ref('stg_batch__listen_counts') }} as counts
-        where counts.load_id in ({{ pending_loads() }})
+        where counts.load_id in ({{ pending_loads(deduplicated=true) }})
     )
 
     select arrived.user_id
@@ -211,12 +210,6 @@
 {#- Two spellings of one name. -#}
 {% macro folded(name) -%}
     lower(trim(normalize({{ name }})))
-{%- endmacro %}
-
-{% macro delete_users_of_pending_loads() -%}
-    {%- if is_incremental() -%}
-        delete from {{ this }} where user_id in ({{ users_of_pending_loads() }})
-    {%- endif -%}
 {%- endmacro %}
 
 {#- In a model that has the CTE `touched_users`. -#}

@@ -71,7 +71,7 @@ tracks as (
         by_track.milliseconds_listened,
         row_number() over (
             partition by by_track.day
-            order by by_track.listens desc, track_order.position
+            order by by_track.listens desc, track_order.position asc
         ) as rank
 
     from by_track
@@ -89,7 +89,7 @@ artists as (
         by_artist.milliseconds_listened,
         row_number() over (
             partition by by_artist.day
-            order by by_artist.listens desc, artist_order.position
+            order by by_artist.listens desc, artist_order.position asc
         ) as rank
 
     from by_artist

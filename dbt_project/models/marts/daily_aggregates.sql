@@ -6,12 +6,6 @@ daily_metrics as (
 
 ),
 
-user_tracks as {{ not_materialized() }} (
-
-    select * from {{ ref('user_daily_tracks') }}
-
-),
-
 by_artist as (
 
     select
@@ -23,7 +17,8 @@ by_artist as (
         count(distinct track_id) as distinct_tracks,
         nullif(sum(listens_without_duration), 0) as listens_without_duration
 
-    from user_tracks
+    -- Not by a CTE: one that is read twice is spooled, whole, whatever day is asked for.
+    from {{ ref('user_daily_tracks') }}
     group by day, artist_id
 
 ),
@@ -38,7 +33,7 @@ by_track as (
         count(*) as listeners,
         nullif(sum(listens_without_duration), 0) as listens_without_duration
 
-    from user_tracks
+    from {{ ref('user_daily_tracks') }}
     group by day, track_id
 
 ),

@@ -2,7 +2,7 @@ with
 
 loads as (
 
-    {{ loads() }}
+    {{ loads(deduplicated=true) }}
 
 ),
 
@@ -87,10 +87,10 @@ accepted as (
     select
         user_id,
         count(*) as listens
-    from {{ ref('listen_events') }} as events
+    from {{ ref('listen_events') }}
     where
         near_duplicate_of is null
-        {{ and_is_touched('events.user_id') }}
+        {{ and_is_touched('user_id') }}
     group by user_id
 
 ),
