@@ -12,9 +12,9 @@ from confluent_kafka import Producer as ConfluentProducer
 
 from streaming.client.backoff import delays
 from streaming.client.config import KafkaConfig
-from streaming.client.connection import library_log
 from streaming.client.errors import TransactionError, reason_of, translated
 from streaming.client.event_producer import EventProducer, OnDelivery, V
+from streaming.client.library_logs import LibrdkafkaLog
 from streaming.client.metrics import StreamMetrics
 from streaming.client.rate import TokenBucket
 from streaming.client.records import Delivery, Headers
@@ -76,7 +76,7 @@ class BulkProducer(EventProducer[V]):
         if transactional_id is not None:
             options["transactional.id"] = transactional_id
             options["transaction.timeout.ms"] = delivery_ms
-        self._client = ConfluentProducer(options, logger=library_log)
+        self._client = ConfluentProducer(options, logger=LibrdkafkaLog())
         if transactional_id is not None:
             self._transact(self._client.init_transactions, "start", config.connect_timeout)
 

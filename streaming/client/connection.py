@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -13,9 +12,7 @@ from confluent_kafka.admin import AdminClient
 from streaming.client.backoff import delays
 from streaming.client.config import KafkaConfig
 from streaming.client.errors import AuthenticationError, BrokerUnreachableError, UnknownTopicError, kind_of, reason_of
-
-library_log = logging.getLogger("streaming.client.librdkafka")
-"""Where librdkafka's own messages go; it would write them to stderr."""
+from streaming.client.library_logs import LibrdkafkaLog
 
 _FIRST_ATTEMPT_SECONDS = 0.25
 _TOPIC_SECONDS = 3.0
@@ -38,8 +35,8 @@ def check(config: KafkaConfig, topics: Iterable[str] = ()) -> Cluster:
     wanted = frozenset(topics)
     began = time.monotonic()
     seen: list[KafkaError] = []
-    options: dict[str, Any] = {**config.confluent(), "error_cb": seen.append, "log_level": 0}
-    admin = AdminClient(options)
+    options: dict[str, Any] = {**config.confluent(), "error_cb": seen.append}
+    admin = AdminClient(options, logger=LibrdkafkaLog())
     patience = _FIRST_ATTEMPT_SECONDS  # short at first, since a refusal is only seen between attempts
     for delay in delays():
         left = config.connect_timeout - (time.monotonic() - began)

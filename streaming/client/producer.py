@@ -14,6 +14,7 @@ from kafka import errors as kafka_errors
 from streaming.client.config import KafkaConfig
 from streaming.client.errors import StreamError, TransactionError, reason_of, translated
 from streaming.client.event_producer import EventProducer, OnDelivery, V
+from streaming.client.library_logs import keep_quiet
 from streaming.client.metrics import StreamMetrics
 from streaming.client.rate import TokenBucket
 from streaming.client.records import Delivery, Headers
@@ -51,6 +52,7 @@ class Producer(EventProducer[V]):
         self._changed = threading.Condition()
         self._pending = 0
         delivery_ms = self._delivery_ms()
+        keep_quiet()
         try:
             self._client = KafkaProducer(
                 **config.kafka_python(),

@@ -1,0 +1,193 @@
+"""Reading events by confluent-kafka, in batches: hundreds of thousands a second."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer as ConfluentConsumer
+
+from streaming.client.backoff import delays
+from streaming.client.config import KafkaConfig
+from streaming.client.errors import reason_of, translated
+from streaming.client.event_consumer import CommitStrategy, EventConsumer, OnPartitions, StartOffsets
+from streaming.client.library_logs import LibrdkafkaLog
+from streaming.client.metrics import StreamMetrics
+from streaming.client.records import Batch, Partition, Record
+
+_OVERTAKEN = frozenset(
+    {
+        KafkaError.ILLEGAL_GENERATION,
+        KafkaError.UNKNOWN_MEMBER_ID,
+        KafkaError.REBALANCE_IN_PROGRESS,
+        KafkaError._ASSIGNMENT_LOST,
+    }
+)
+_PASSING = frozenset(
+    {
+        KafkaError._TRANSPORT,
+        KafkaError._TIMED_OUT,
+        KafkaError._WAIT_COORD,
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._RESOLVE,
+    }
+)
+
+
+class BulkConsumer(EventConsumer):
+    """A consumer on confluent-kafka (librdkafka); see `EventConsumer`.
+
+    A batch is returned as soon as it is full, or `max_wait` seconds after it was asked for.
+    """
+
+    def __init__(
+        self,
+        config: KafkaConfig,
+        topics: Sequence[str],
+        group: str,
+        *,
+        commit: CommitStrategy = CommitStrategy.EACH_BATCH,
+        start_offsets: StartOffsets | None = None,
+        max_records: int = 1_000,
+        max_wait: float = 0.5,
+        from_latest: bool = False,
+        session_timeout: float = 15.0,
+        on_assigned: OnPartitions | None = None,
+        on_revoked: OnPartitions | None = None,
+        metrics: StreamMetrics | None = None,
+    ) -> None:
+        super().__init__(
+            config,
+            topics,
+            group,
+            commit=commit,
+            start_offsets=start_offsets,
+            max_records=max_records,
+            max_wait=max_wait,
+            from_latest=from_latest,
+            session_timeout=session_timeout,
+            on_assigned=on_assigned,
+            on_revoked=on_revoked,
+            metrics=metrics,
+        )
+        options: dict[str, Any] = {
+            **config.confluent(),
+            "group.id": group,
+            "enable.auto.commit": False,
+            "auto.offset.reset": "latest" if from_latest else "earliest",
+            "isolation.level": "read_committed",
+            "partition.assignment.strategy": "cooperative-sticky",
+            "session.timeout.ms": int(session_timeout * 1000),
+            "heartbeat.interval.ms": int(min(3.0, session_timeout / 3) * 1000),
+            "max.partition.fetch.bytes": 4 * config.max_event_bytes,
+            "queued.max.messages.kbytes": max(65_536, 8 * config.max_event_bytes // 1024),
+        }
+        self._client = ConfluentConsumer(options, logger=LibrdkafkaLog())
+        self._client.subscribe(
+            self.topics, on_assign=self._came, on_revoke=self._went, on_lost=lambda _, lost: self._left(lost, "lost")
+        )
+
+    def close(self) -> None:
+        """See `EventConsumer.close`."""
+        self._client.close()
+
+    def _poll(self) -> Batch:
+        try:
+            messages = self._client.consume(self._max_records, self._max_wait)
+        except KafkaException as error:
+            raise translated(error, f"reading {', '.join(self.topics)}") from error
+        if any(map(Message.error, messages)):
+            messages = [message for message in messages if not self._is_error(message)]
+        return _MessageBatch(messages)
+
+    def _is_error(self, message: Message) -> bool:
+        """Tell whether this isn't an event but a notice; raise it if it is one that won't pass by itself."""
+        error = message.error()
+        if error is None:
+            return False
+        if error.code() == KafkaError._MAX_POLL_EXCEEDED:
+            self._overtaken(reason_of(error))
+        elif error.code() not in _PASSING and not error.retriable():
+            raise translated(error, f"reading {message.topic() or ', '.join(self.topics)}")
+        return True
+
+    def _commit_read(self) -> None:
+        self._commit_sync({})
+
+    def _commit_offsets(self, offsets: Mapping[Partition, int]) -> None:
+        self._commit_sync({"offsets": [TopicPartition(*place, offset) for place, offset in offsets.items()]})
+
+    def _commit_sync(self, what: dict[str, Any]) -> None:
+        deadline = time.monotonic() + self.config.delivery_timeout
+        for delay in delays():
+            try:
+                self._client.commit(**what, asynchronous=False)
+                return
+            except KafkaException as error:
+                cause = error.args[0]
+                if cause.code() == KafkaError._NO_OFFSET:
+                    return
+                if cause.code() in _OVERTAKEN:
+                    self._overtaken(reason_of(cause))
+                    return
+                if time.monotonic() + delay > deadline or not (cause.code() in _PASSING or cause.retriable()):
+                    raise self._not_committed(reason_of(cause)) from error
+                time.sleep(delay)
+
+    def _tell_read(self) -> None:
+        try:
+            self._client.commit(asynchronous=True)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError._NO_OFFSET:
+                self._overtaken(reason_of(error))
+
+    # Rebalances; called from within `consume` and `close`
+
+    def _came(self, client: ConfluentConsumer, assigned: list[TopicPartition]) -> None:
+        partitions = [Partition(place.topic, place.partition) for place in assigned]
+        if self._start_offsets is not None:
+            starts = self._start_offsets(partitions)
+            absent = OFFSET_END if self._from_latest else OFFSET_BEGINNING
+            client.incremental_assign([TopicPartition(*place, starts.get(place, absent)) for place in partitions])
+        self._assigned(partitions)
+
+    def _went(self, client: ConfluentConsumer, revoked: list[TopicPartition]) -> None:
+        self._left(revoked, "revoked")
+
+    def _left(self, places: list[TopicPartition], kind: str) -> None:
+        self._revoked([Partition(place.topic, place.partition) for place in places], kind)
+
+
+class _MessageBatch:
+    """A batch of messages that are taken apart when asked for."""
+
+    def __init__(self, messages: list[Message]) -> None:
+        self._messages = messages
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    def records(self) -> list[Record]:
+        return [
+            Record(
+                message.topic(),  # type: ignore[arg-type]
+                message.partition(),  # type: ignore[arg-type]
+                message.offset(),  # type: ignore[arg-type]
+                message.timestamp()[1],
+                message.key(),
+                message.value(),
+                message.headers() or [],  # type: ignore[arg-type]
+            )
+            for message in self._messages
+        ]
+
+    def values(self) -> list[bytes | None]:
+        return list(map(Message.value, self._messages))
+
+    def next_offsets(self) -> Mapping[Partition, int]:
+        return {
+            Partition(message.topic(), message.partition()): message.offset() + 1  # type: ignore[arg-type,operator]
+            for message in self._messages
+        }

@@ -1,0 +1,102 @@
+"""How far groups are behind: a plain function, and the same as a Prometheus collector."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from streaming.client.config import KafkaConfig
+from streaming.client.connection import check
+from streaming.client.errors import StreamError, translated
+from streaming.client.library_logs import LibrdkafkaLog
+from streaming.client.records import Partition
+
+log = logging.getLogger(__name__)
+
+
+class Lag(NamedTuple):
+    """What a group has yet to read of a partition. An idle transactional topic keeps 1 or 2: its markers count."""
+
+    group: str
+    partition: Partition
+    committed: int | None
+    """Next offset to read; None: the group has none, and all that is there counts."""
+    end: int
+    """The offset after the last committed event."""
+    events: int
+
+
+def measure_lag(config: KafkaConfig, groups: Iterable[str], topics: Sequence[str]) -> list[Lag]:
+    """Return the lag of each of `groups` in each partition of `topics`, sorted. Raises `StreamError`."""
+    found = check(config, topics).topics
+    partitions = [Partition(topic, number) for topic in topics for number in range(found[topic])]
+    admin = AdminClient(config.confluent(), logger=LibrdkafkaLog())
+    try:
+        starts = _ends(admin, config, partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+        ends = _ends(admin, config, partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+        lags = []
+        for group in groups:
+            committed = _committed(admin, config, group, partitions)
+            for partition in partitions:
+                at = committed.get(partition)
+                since = max(starts[partition], at or 0)
+                lags.append(Lag(group, partition, at, ends[partition], max(0, ends[partition] - since)))
+    except KafkaException as error:
+        raise translated(error, "measuring the lag") from error
+    return sorted(lags)
+
+
+def _ends(
+    admin: AdminClient, config: KafkaConfig, partitions: Sequence[Partition], spec: OffsetSpec
+) -> dict[Partition, int]:
+    futures = admin.list_offsets(
+        {TopicPartition(*partition): spec for partition in partitions},
+        isolation_level=IsolationLevel.READ_COMMITTED,
+        request_timeout=config.connect_timeout,
+    )
+    return {Partition(place.topic, place.partition): future.result().offset for place, future in futures.items()}
+
+
+def _committed(
+    admin: AdminClient, config: KafkaConfig, group: str, partitions: Sequence[Partition]
+) -> Mapping[Partition, int]:
+    wanted = ConsumerGroupTopicPartitions(group, [TopicPartition(*partition) for partition in partitions])
+    futures = admin.list_consumer_group_offsets([wanted], request_timeout=config.connect_timeout)
+    answer = futures[group].result()
+    return {
+        Partition(place.topic, place.partition): place.offset
+        for place in answer.topic_partitions or []
+        if place.offset >= 0
+    }
+
+
+class LagCollector(Collector):
+    """Tells Prometheus the lag of `groups`, asked for at each scrape: `registry.register(LagCollector(...))`."""
+
+    def __init__(self, config: KafkaConfig, groups: Sequence[str], topics: Sequence[str]) -> None:
+        self._config = config
+        self._groups = groups
+        self._topics = topics
+
+    def describe(self) -> list[GaugeMetricFamily]:
+        """Say what `collect` gives, without asking a broker."""
+        return [self._family()]
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Measure; without a broker there is no lag to tell, and the scrape goes on."""
+        family = self._family()
+        try:
+            for lag in measure_lag(self._config, self._groups, self._topics):
+                family.add_metric([lag.group, lag.partition.topic, str(lag.partition.number)], lag.events)
+        except StreamError as error:
+            log.warning("no lag to tell: %s", error)
+        yield family
+
+    def _family(self) -> GaugeMetricFamily:
+        return GaugeMetricFamily("pulse_kafka_lag", "Events yet to be read.", labels=["group", "topic", "partition"])
