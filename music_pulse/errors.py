@@ -41,6 +41,18 @@ class ExternalAPIError(PulseError):
         self.status = status
 
 
+class DownloadError(PulseError):
+    """Something that a first start downloads (the jars of Kafka and Spark) can't be had."""
+
+    exit_code = 4
+
+
+class BrokerError(PulseError):
+    """The embedded Kafka broker doesn't start, stop or work here."""
+
+    exit_code = 6
+
+
 class UnreachableAPIError(ExternalAPIError):
     """No connection to the API could be made at all (no network, wrong address)."""
 

@@ -79,6 +79,7 @@ class Settings(BaseSettings):
     dbt_vars: dict[str, Any] = Field({}, description='dbt vars, as JSON: {"time_zone": "Europe/Berlin"}.')
     dbt_threads: int = Field(2, ge=1, description="Models that dbt builds at once.")
     kafka_bootstrap: str | None = Field(None, description="host:port,... of the brokers; default: the embedded one.")
+    jar_cache: Path | None = Field(None, description="Folder of Kafka's and Spark's jars; default: jars in home.")
     kafka_topic: str = Field(
         "listens", pattern=r"^[a-zA-Z0-9._-]{1,200}$", description="Topic of the listens; dead letters beside it."
     )
@@ -101,10 +102,10 @@ class Settings(BaseSettings):
 
     docs_port: int = Field(0, ge=0, le=65535, description="Port of `pulse docs`; 0 takes a free one.")
 
-    @field_validator("home")
+    @field_validator("home", "jar_cache")
     @classmethod
-    def _absolute(cls, value: Path) -> Path:
-        return value.expanduser().absolute()
+    def _absolute(cls, value: Path | None) -> Path | None:
+        return value and value.expanduser().absolute()
 
     @field_validator("listenbrainz_url")
     @classmethod
