@@ -64,6 +64,7 @@ _CONFIGURATION = {
     "synchronous_commit": "on",
     "jit": "off",
     "max_parallel_workers_per_gather": "0",
+    "random_page_cost": "1.1",  # disks without heads: an index in order is as good as a sort
     "timezone": "UTC",
     "log_timezone": "UTC",
     "lc_messages": "C",

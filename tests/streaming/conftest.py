@@ -1,0 +1,23 @@
+"""One Kafka broker for the whole session; tests keep apart by topics and groups of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from music_pulse.embedded import broker as embedded
+from music_pulse.embedded.broker import Endpoint
+
+JAR_CACHE = Path(__file__).resolve().parents[2] / ".cache" / "jars"
+"""Shared by all sessions, so that each jar is downloaded once."""
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
+    """An embedded broker that runs as long as the session does; each worker has its own."""
+    home = tmp_path_factory.mktemp("kafka")
+    with embedded.running(home, jar_cache=JAR_CACHE) as endpoint:
+        yield endpoint
+    embedded.shut_down(home)
