@@ -25,6 +25,7 @@ _CHUNK = 10_000
 
 _POLL_EVERY = 500
 _ROOM_SECONDS = 0.1
+_FATAL_REPORTS = 3
 
 
 class BulkProducer(EventProducer[V]):
@@ -162,14 +163,20 @@ class BulkProducer(EventProducer[V]):
             self._on_delivery(Delivery(self.topic, partition, offset, message.key(), failure))
 
     def _serve(self, wait: Callable[[float], int], seconds: float) -> None:
-        """Let the client report. A fatal error comes out of here, wrapped where a report came with it."""
-        try:
-            wait(seconds)
-        except (KafkaException, SystemError) as error:
-            cause = error if isinstance(error, KafkaException) else error.__cause__
-            if not isinstance(cause, KafkaException):
-                raise
-            self._first_error = self._first_error or translated(cause, f"delivering to {self.topic}")
+        """Let the client report, for at most `seconds`.
+
+        It raises a fatal error from in here; if other reports came with it, as a SystemError that may not even say
+        its cause. Then there is more to come.
+        """
+        deadline = time.monotonic() + seconds
+        for _ in range(_FATAL_REPORTS):
+            try:
+                wait(max(0.0, deadline - time.monotonic()))
+                return
+            except (KafkaException, SystemError) as error:
+                cause = error if isinstance(error, KafkaException) else error.__cause__
+                if isinstance(cause, KafkaException):
+                    self._first_error = self._first_error or translated(cause, f"delivering to {self.topic}")
 
     def _drain(self, timeout: float) -> None:
         self._serve(self._client.flush, timeout)

@@ -121,13 +121,16 @@ class EventProducer(ABC, Generic[V]):
             self.flush()
             self._commit()
         except BaseException as error:
+            fenced = error.__cause__ if isinstance(error.__cause__, FencedError) else None
             try:
                 self._abort()
+            except FencedError as second:  # what happened to the events came of it
+                fenced = second
             except StreamError as second:  # what brought us here says more
                 log.debug("%s", second)
             self._failed_since_flush, self._first_error = 0, None
-            if isinstance(error.__cause__, FencedError):
-                raise error.__cause__ from None
+            if fenced is not None:
+                raise fenced from error
             raise
         finally:
             self._in_transaction = False

@@ -51,14 +51,18 @@ class Producer(EventProducer[V]):
         )
         self._changed = threading.Condition()
         self._pending = 0
-        delivery_ms = self._delivery_ms()
+        self._is_spoilt = False
+        self._client = self._connect()
+
+    def _connect(self) -> Any:
+        config, delivery_ms = self.config, self._delivery_ms()
         keep_quiet()
         try:
-            self._client = KafkaProducer(
+            client = KafkaProducer(
                 **config.kafka_python(),
                 acks="all",
                 enable_idempotence=True,
-                transactional_id=transactional_id,
+                transactional_id=self._transactional_id,
                 transaction_timeout_ms=delivery_ms,
                 compression_type="lz4",
                 linger_ms=5,
@@ -68,10 +72,11 @@ class Producer(EventProducer[V]):
                 request_timeout_ms=min(30_000, max(1, delivery_ms - 5)),
                 delivery_timeout_ms=delivery_ms,
             )
-            if transactional_id is not None:
-                self._client.init_transactions()
+            if self._transactional_id is not None:
+                client.init_transactions()
         except kafka_errors.KafkaError as error:
             raise translated(error, f"connecting a producer to {config.bootstrap}") from error
+        return client
 
     def send_many(
         self,
@@ -92,12 +97,7 @@ class Producer(EventProducer[V]):
         return self._pending
 
     def _enqueue(self, key: bytes | None, value: bytes | None, headers: Headers, timestamp_ms: int | None) -> None:
-        with self._changed:
-            while self._pending >= self._max_queued:
-                before = self._pending
-                if not self._changed.wait(self.config.delivery_timeout) and self._pending >= before:
-                    raise self._stuck()
-            self._pending += 1
+        self._wait_for_room()
         # kafka-python knows no empty header; every other client reads b"" and None alike.
         pairs = [(name, b"" if content is None else content) for name, content in headers]
         try:
@@ -108,6 +108,23 @@ class Producer(EventProducer[V]):
             raise self._refused(reason_of(error)) from error
         future.add_both(partial(self._settle, key, time.monotonic()))
 
+    def _wait_for_room(self) -> None:
+        """Take a place in the queue.
+
+        An idempotent client of kafka-python that gave up one event gives up all later ones, too: it is replaced
+        when the queue is empty.
+        """
+        with self._changed:
+            while self._pending >= (1 if self._is_spoilt else self._max_queued):
+                before = self._pending
+                if not self._changed.wait(self.config.delivery_timeout) and self._pending >= before:
+                    raise self._stuck()
+            if self._is_spoilt:
+                self._close()
+                self._client = self._connect()
+                self._is_spoilt = False
+            self._pending += 1
+
     def _settle(self, key: bytes | None, began: float, result: Any) -> None:
         """Note what became of an event; runs in kafka-python's thread."""
         failure: StreamError | None = None
@@ -117,6 +134,7 @@ class Producer(EventProducer[V]):
             self._pending -= 1
             if failure is not None:
                 self._give_up(failure)
+                self._is_spoilt = self._transactional_id is None
             self._changed.notify_all()
         if self._metrics is not None:
             self._metrics.delivery_seconds.labels(self.topic).observe(time.monotonic() - began)
