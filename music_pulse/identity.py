@@ -71,6 +71,26 @@ class Identities:
     track_keys: list[str]
 
 
+class _Tracks(dict[tuple[str, str], Track]):
+    """(artist_name, track_name) -> Track, computed when first asked for; bounded."""
+
+    def __missing__(self, names: tuple[str, str]) -> Track:
+        if len(self) >= _CACHE_SIZE:
+            self.clear()
+        track = self[names] = _track(*names)
+        return track
+
+
+class _Users(dict[str, bytes]):
+    """user_name -> the start of the string that `listen_id` hashes; bounded."""
+
+    def __missing__(self, user_name: str) -> bytes:
+        if len(self) >= _CACHE_SIZE:
+            self.clear()
+        prefix = self[user_name] = (key(user_name) + SEPARATOR).encode()
+        return prefix
+
+
 class Identifier:
     """Computes the ids of listens in bulk, each distinct name once.
 
@@ -78,17 +98,12 @@ class Identifier:
     """
 
     def __init__(self) -> None:
-        self._tracks: dict[tuple[str, str], Track] = {}
-        self._users: dict[str, bytes] = {}
+        self._tracks = _Tracks()
+        self._users = _Users()
 
     def track(self, artist_name: str, track_name: str) -> Track:
         """Return the part of an identity that doesn't depend on the listen."""
-        track = self._tracks.get((artist_name, track_name))
-        if track is None:
-            if len(self._tracks) >= _CACHE_SIZE:
-                self._tracks.clear()
-            track = self._tracks[artist_name, track_name] = _track(artist_name, track_name)
-        return track
+        return self._tracks[artist_name, track_name]
 
     def identify(
         self,
@@ -98,9 +113,10 @@ class Identifier:
         track_names: Sequence[str],
     ) -> Identities:
         """Compute the identities of listens given as four columns of one length."""
-        tracks = list(map(self.track, artist_names, track_names))
+        known, users = self._tracks, self._users
+        tracks = [known[names] for names in zip(artist_names, track_names, strict=True)]
         listens = [
-            md5(self._user(user) + b"%d" % second + track.suffix, usedforsecurity=False).digest()
+            md5(users[user] + b"%d" % second + track.suffix, usedforsecurity=False).digest()
             for user, second, track in zip(user_names, listened_at, tracks, strict=True)
         ]
         return Identities(
@@ -110,14 +126,6 @@ class Identifier:
             artist_keys=[track.artist_key for track in tracks],
             track_keys=[track.track_key for track in tracks],
         )
-
-    def _user(self, user_name: str) -> bytes:
-        prefix = self._users.get(user_name)
-        if prefix is None:
-            if len(self._users) >= _CACHE_SIZE:
-                self._users.clear()
-            prefix = self._users[user_name] = (key(user_name) + SEPARATOR).encode()
-        return prefix
 
 
 def _track(artist_name: str, track_name: str) -> Track:

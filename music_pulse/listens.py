@@ -89,29 +89,50 @@ def validate(listen: Any, *, now: float, user_name: str | None = None) -> Listen
     mapping = metadata.get("mbid_mapping")
     if type(mapping) is not dict:
         mapping = None
-    album = metadata.get("release_name")
-    inserted_at = listen.get("inserted_at")
-    msid = listen.get("recording_msid") or metadata.get("recording_msid") or info.get("recording_msid")
-    mbid, release_mbid, artist_mbids = _mbids(info, mapping)
-    client = info.get("submission_client")
     listened_at = listen.get("listened_at")
     if type(listened_at) is not int or not MIN_LISTENED_AT <= listened_at < now:
         listened_at = _listened_at(listened_at, now)
-    return Listen(
-        _user_name(listen.get("user_name") or user_name),
-        listened_at,
-        _name(metadata.get("artist_name"), "artist_name"),
-        _name(metadata.get("track_name"), "track_name"),
-        None if album is None else _album(album),
-        _duration_ms(info) if info else None,
-        uuid_bytes(msid) if msid else None,
-        mbid,
-        release_mbid,
-        artist_mbids,
-        None if client is None else _text(client),
-        None if info.keys() <= _TYPED_INFO else to_json(info),
-        to_json(mapping) if mapping else None,
-        None if inserted_at is None else _inserted_at(inserted_at),
+    # Most names were looked at before; what is done for every listen of millions is done without a call.
+    user = listen.get("user_name") or user_name
+    if type(user) is not str or user not in _good_names or len(user) > MAX_USER_NAME:
+        user = _user_name(user)
+    artist = metadata.get("artist_name")
+    if type(artist) is not str or artist not in _good_names:
+        artist = _name(artist, "artist_name")
+    track = metadata.get("track_name")
+    if type(track) is not str or track not in _good_names:
+        track = _name(track, "track_name")
+    album = metadata.get("release_name")
+    if album is not None and (type(album) is not str or album not in _good_names):
+        album = _album(album)
+    msid = listen.get("recording_msid") or metadata.get("recording_msid")
+    mbid = release_mbid = artist_mbids = duration = client = rest = None
+    if info:
+        msid = msid or info.get("recording_msid")
+        duration = _duration_ms(info)
+        client = info.get("submission_client")
+        rest = None if info.keys() <= _TYPED_INFO else to_json(info)
+    if mapping or len(info) > 1 or "duration_ms" not in info:
+        mbid, release_mbid, artist_mbids = _mbids(info, mapping)
+    inserted_at = listen.get("inserted_at")
+    return tuple.__new__(
+        Listen,
+        (
+            user,
+            listened_at,
+            artist,
+            track,
+            album,
+            duration,
+            uuid_bytes(msid) if msid else None,
+            mbid,
+            release_mbid,
+            artist_mbids,
+            None if client is None else _text(client),
+            rest,
+            to_json(mapping) if mapping else None,
+            None if inserted_at is None else _inserted_at(inserted_at),
+        ),
     )
 
 
@@ -214,10 +235,14 @@ def _name(value: Any, field: str) -> str:
         raise RefusedListen(f"{field} has a NUL or a lone surrogate")
     if not unicodedata.normalize("NFC", value).strip():
         raise RefusedListen(f"{field} is blank")
+    return _remembered(value)
+
+
+def _remembered(name: str) -> str:
     if len(_good_names) >= _GOOD_NAMES:
         _good_names.clear()
-    _good_names.add(value)
-    return value
+    _good_names.add(name)
+    return name
 
 
 def _user_name(value: Any) -> str:
@@ -228,15 +253,11 @@ def _user_name(value: Any) -> str:
 
 
 def _album(value: Any) -> str | None:
-    if type(value) is not str:
-        return None
-    if value in _good_names:
-        return value
-    if not value or value.isspace():
+    if type(value) is not str or not unicodedata.normalize("NFC", value).strip():
         return None
     if _UNSTORABLE.search(value):
         raise RefusedListen("release_name has a NUL or a lone surrogate")
-    return value
+    return _remembered(value)
 
 
 def _text(value: Any) -> str | None:
@@ -246,6 +267,8 @@ def _text(value: Any) -> str | None:
 def _duration_ms(info: Mapping[str, Any]) -> int | None:
     """Read `duration_ms`, else `duration` (seconds); None unless positive and at most 24 days."""
     value = info.get("duration_ms")
+    if type(value) is int and 0 < value <= MAX_DURATION_MS:
+        return value
     factor = 1
     if value is None:
         value, factor = info.get("duration"), 1000

@@ -1,21 +1,50 @@
--- Ids are the md5 of their keys, as identity.py says.
+-- Ids are the md5 of their keys, as identity.py says: a track's and an artist's
+-- own, and a listen has those of its track.
 {{ config(tags=['untested']) }}
 with
 
-named as (
+listens as (
 
-    select distinct
-        artist_id,
-        track_id,
-        artist_key,
-        track_key
+    select *
     from {{ ref('int_listens_deduplicated') }}
     where {{ untested_listens('changed_at') }}
+
+),
+
+tracks as (
+
+    select * from {{ ref('tracks') }}
+
+),
+
+artists as (
+
+    select * from {{ ref('artists') }}
+
+),
+
+compared as (
+
+    select
+        listens.listen_id as id,
+        listens.artist_id = tracks.artist_id
+        and listens.artist_key = tracks.artist_key
+        and listens.track_key = tracks.track_key as is_right
+    from listens
+    inner join tracks on listens.track_id = tracks.track_id
+    union all
+    select
+        track_id,
+        track_id = cast(md5(artist_key || chr(31) || track_key) as uuid)
+    from tracks
+    union all
+    select
+        artist_id,
+        artist_id = cast(md5(artist_key) as uuid)
+    from artists
 
 )
 
 select *
-from named
-where
-    artist_id != cast(md5(artist_key) as uuid)
-    or track_id != cast(md5(artist_key || chr(31) || track_key) as uuid)
+from compared
+where not is_right

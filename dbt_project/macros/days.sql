@@ -1,11 +1,20 @@
-{#- The time zone of a user: the seed's, else var `time_zone`. However the user is spelt: two spellings of one listen
-    must fall on one day. -#}
+{#- Time zones that the seed names, one row a user however spelt: two spellings of one listen must fall on one day.
+    Others are in var `time_zone`. -#}
+{% macro time_zones() -%}
+    select
+        lower(zones.user_id) as user_key,
+        min(zones.time_zone) as time_zone
+    from {{ ref('user_time_zones') }} as zones
+    group by lower(zones.user_id)
+{%- endmacro %}
+
+{#- The time zone of one user. -#}
 {% macro time_zone_of(user_id) -%}
     coalesce(
         (
-            select min(zones.time_zone)
-            from {{ ref('user_time_zones') }} as zones
-            where lower(zones.user_id) = lower({{ user_id }})
+            select zones.time_zone
+            from ({{ time_zones() }}) as zones
+            where zones.user_key = lower({{ user_id }})
         ),
         '{{ var("time_zone") }}'
     )

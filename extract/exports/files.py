@@ -75,10 +75,11 @@ def lines(file: IO[bytes]) -> Iterator[tuple[bytes, int, bool]]:
     number = 0
     while data := file.readline(MAX_LINE + 1):
         number += 1
-        is_cut = len(data) > MAX_LINE and not data.endswith(b"\n")
-        rest = data
-        while is_cut and rest and not rest.endswith(b"\n"):
-            rest = file.readline(MAX_LINE + 1)
+        is_cut = False
+        if len(data) > MAX_LINE and not data.endswith(b"\n"):
+            is_cut = True
+            while (rest := file.readline(MAX_LINE + 1)) and not rest.endswith(b"\n"):
+                pass
         if number == 1 and data.startswith(_BOM):
             data = data[len(_BOM) :]
         data = data.strip()

@@ -10,7 +10,6 @@ import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from extract.exports.files import is_zip, lines, opened, reading
 from music_pulse.errors import InputError
@@ -21,13 +20,8 @@ SOURCE = "listenbrainz_export"
 _MEMBER = re.compile(r"(?:.*/)?listens/[^/]+/[^/]+\.jsonl\Z")
 
 
-class Record(NamedTuple):
-    """One line: of which file, its number from 1, and whether it was longer than a line may be."""
-
-    line: bytes
-    name: str
-    number: int
-    is_cut: bool
+Record = tuple[bytes, str, int, bool]
+"""One line: its bytes, of which file, its number from 1, and whether it was longer than a line may be."""
 
 
 def check_form(path: Path, user_name: str | None) -> None:
@@ -36,7 +30,7 @@ def check_form(path: Path, user_name: str | None) -> None:
     if first is None:
         raise InputError(f"{path}: holds no listens")
     try:
-        listen = from_json(first.line)
+        listen = from_json(first[0])
     except ValueError:
         listen = None
     if not isinstance(listen, dict) or "track_metadata" not in listen:
@@ -53,7 +47,7 @@ def records(path: Path) -> Iterator[Record]:
     with opened(path) as file:
         name = path.name
         for line, number, is_cut in lines(file):
-            yield Record(line, name, number, is_cut)
+            yield line, name, number, is_cut
 
 
 def _zip_records(path: Path) -> Iterator[Record]:
@@ -64,4 +58,4 @@ def _zip_records(path: Path) -> Iterator[Record]:
         for name in members:
             with archive.open(name) as file:
                 for line, number, is_cut in lines(file):
-                    yield Record(line, f"{path.name}/{name}", number, is_cut)
+                    yield line, f"{path.name}/{name}", number, is_cut

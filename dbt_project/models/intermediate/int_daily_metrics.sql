@@ -1,15 +1,5 @@
 with
 
-user_tracks as (
-
-    select *
-    from {{ ref('user_daily_tracks') }}
-    {%- if not rebuilds_all() %}
-    where {{ in_touched_days() }}
-    {%- endif %}
-
-),
-
 by_user as (
 
     select
@@ -22,7 +12,10 @@ by_user as (
         count(distinct artist_id) as distinct_artists,
         sum(listens_without_duration) as listens_without_duration
 
-    from user_tracks
+    from {{ ref('user_daily_tracks') }}
+    {%- if not rebuilds_all() %}
+    where {{ in_touched_days() }}
+    {%- endif %}
     group by day, user_id
 
 ),
@@ -39,7 +32,10 @@ by_day as (
         count(distinct artist_id) as distinct_artists,
         sum(listens_without_duration) as listens_without_duration
 
-    from user_tracks
+    from {{ ref('user_daily_tracks') }}
+    {%- if not rebuilds_all() %}
+    where {{ in_touched_days() }}
+    {%- endif %}
     group by day
 
 ),

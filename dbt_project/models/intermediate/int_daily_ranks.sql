@@ -1,53 +1,26 @@
+-- Names are sorted once, not once a day: days are grouped and ranked by the
+-- position of a name among all names.
 with
 
-user_tracks as (
-
-    select *
-    from {{ ref('user_daily_tracks') }}
-    {%- if not rebuilds_all() %}
-    where {{ in_touched_days() }}
-    {%- endif %}
-
-),
-
-by_track as (
-
-    select
-        day,
-        track_id,
-        sum(listens) as listens,
-        sum(milliseconds_listened) as milliseconds_listened
-
-    from user_tracks
-    group by day, track_id
-
-),
-
-by_artist as (
-
-    select
-        day,
-        artist_id,
-        sum(listens) as listens,
-        sum(milliseconds_listened) as milliseconds_listened
-
-    from user_tracks
-    group by day, artist_id
-
-),
-
--- Names sorted once, not once a day: days are ranked by numbers.
 track_order as (
 
     select
         track_id,
-        row_number() over (
-            order by
-                {{ code_points('artist_key') }},
-                {{ code_points('track_key') }}
+        cast(
+            row_number() over (
+                order by
+                    {{ code_points('artist_key') }},
+                    {{ code_points('track_key') }}
+            ) as integer
         ) as position
     from {{ ref('tracks') }}
-    where track_id in (select by_track.track_id from by_track)
+    {%- if not rebuilds_all() %}
+    where track_id in (
+        select user_tracks.track_id
+        from {{ ref('user_daily_tracks') }} as user_tracks
+        where {{ in_touched_days() }}
+    )
+    {%- endif %}
 
 ),
 
@@ -55,55 +28,110 @@ artist_order as (
 
     select
         artist_id,
-        row_number() over (order by {{ code_points('artist_key') }}) as position
+        cast(
+            row_number() over (order by {{ code_points('artist_key') }})
+            as integer
+        ) as position
     from {{ ref('artists') }}
-    where artist_id in (select by_artist.artist_id from by_artist)
+    {%- if not rebuilds_all() %}
+    where artist_id in (
+        select user_tracks.artist_id
+        from {{ ref('user_daily_tracks') }} as user_tracks
+        where {{ in_touched_days() }}
+    )
+    {%- endif %}
 
 ),
 
-tracks as (
+by_track as (
 
     select
-        by_track.day,
-        'track' as kind,
-        by_track.track_id as id,
-        by_track.listens,
-        by_track.milliseconds_listened,
+        user_tracks.day,
+        track_order.position,
+        cast(sum(user_tracks.listens) as bigint) as listens,
+        cast(sum(user_tracks.milliseconds_listened) as bigint)
+            as milliseconds_listened
+
+    from {{ ref('user_daily_tracks') }} as user_tracks
+    inner join track_order on user_tracks.track_id = track_order.track_id
+    {%- if not rebuilds_all() %}
+    where {{ in_touched_days() }}
+    {%- endif %}
+    group by user_tracks.day, track_order.position
+
+),
+
+by_artist as (
+
+    select
+        user_tracks.day,
+        artist_order.position,
+        cast(sum(user_tracks.listens) as bigint) as listens,
+        cast(sum(user_tracks.milliseconds_listened) as bigint)
+            as milliseconds_listened
+
+    from {{ ref('user_daily_tracks') }} as user_tracks
+    inner join artist_order on user_tracks.artist_id = artist_order.artist_id
+    {%- if not rebuilds_all() %}
+    where {{ in_touched_days() }}
+    {%- endif %}
+    group by user_tracks.day, artist_order.position
+
+),
+
+ranked_tracks as (
+
+    select
+        by_track.*,
         row_number() over (
             partition by by_track.day
-            order by by_track.listens desc, track_order.position asc
+            order by by_track.listens desc, by_track.position asc
         ) as rank
-
     from by_track
-    inner join track_order on by_track.track_id = track_order.track_id
 
 ),
 
-artists as (
+ranked_artists as (
 
     select
-        by_artist.day,
-        'artist' as kind,
-        by_artist.artist_id as id,
-        by_artist.listens,
-        by_artist.milliseconds_listened,
+        by_artist.*,
         row_number() over (
             partition by by_artist.day
-            order by by_artist.listens desc, artist_order.position asc
+            order by by_artist.listens desc, by_artist.position asc
         ) as rank
-
     from by_artist
-    inner join artist_order on by_artist.artist_id = artist_order.artist_id
 
 ),
 
-ranked as (
+top_tracks as (
 
-    select * from tracks
-    where rank <= 50
+    select
+        ranked_tracks.*,
+        'track' as kind,
+        track_order.track_id as id
+    from ranked_tracks
+    inner join track_order on ranked_tracks.position = track_order.position
+    where ranked_tracks.rank <= 50
+
+),
+
+top_artists as (
+
+    select
+        ranked_artists.*,
+        'artist' as kind,
+        artist_order.artist_id as id
+    from ranked_artists
+    inner join artist_order on ranked_artists.position = artist_order.position
+    where ranked_artists.rank <= 50
+
+),
+
+top_of_days as (
+
+    select * from top_tracks
     union all
-    select * from artists
-    where rank <= 50
+    select * from top_artists
 
 )
 
@@ -112,6 +140,6 @@ select
     kind,
     rank,
     id,
-    cast(listens as bigint) as listens,
+    listens,
     {{ minutes('milliseconds_listened') }} as minutes_listened
-from ranked
+from top_of_days

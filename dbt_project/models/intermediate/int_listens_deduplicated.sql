@@ -106,10 +106,7 @@ preferred as (
 
 zones as (
 
-    select
-        users.user_id,
-        {{ time_zone_of('users.user_id') }} as time_zone
-    from (select distinct candidates.user_id from candidates) as users
+    {{ time_zones() }}
 
 ),
 
@@ -120,10 +117,13 @@ winners as (
         preferred.{{ column }},
         {%- endfor %}
         cast(null as uuid) as near_duplicate_of,
-        {{ local_day('preferred.listened_at', 'zones.time_zone') }} as day,
+        {{ local_day(
+            'preferred.listened_at',
+            "coalesce(zones.time_zone, '" ~ var('time_zone') ~ "')"
+        ) }} as day,
         {{ change_id() }} as changed_at
     from preferred
-    inner join zones on preferred.user_id = zones.user_id
+    left join zones on lower(preferred.user_id) = zones.user_key
 
 )
 

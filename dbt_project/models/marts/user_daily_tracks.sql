@@ -32,6 +32,8 @@ counted as (
 
     from listens
     group by day, user_id, track_id, artist_id
+    -- What comes after it reads the days in order.
+    order by day asc
 
 )
 
