@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 from music_pulse.embedded import jars
 from music_pulse.embedded.broker_configuration import JVM_FLAGS, LOGGING, server_properties
+from music_pulse.embedded.broker_security import MECHANISM, BrokerSecurity, Login
 from music_pulse.embedded.java import java
 from music_pulse.embedded.lifecycle import EmbeddedServer
 from music_pulse.embedded.plumbing import HOST, free_port, is_free, open_lock, sync_folder, wait_until, write_whole
@@ -35,6 +36,7 @@ _PORT_ATTEMPTS = 5
 _START_SECONDS = 300  # a start after a crash reads the end of every partition again
 _STOP_SECONDS = 60
 _DYING_SECONDS = 15
+_NO_PORTS = (1, 2)  # formatting opens none, but wants to see some
 
 
 class Endpoint(NamedTuple):
@@ -52,15 +54,25 @@ class EmbeddedBroker(EmbeddedServer[Endpoint]):
     """The broker of one home folder.
 
     `jar_cache` is where its jars lie or are downloaded to (default: `home / "jars"`); `progress` hears of downloads.
+    `secure` (decided by the first start) wants TLS, a login and rights of everybody: see broker_security.py.
     Every method that acts raises `BrokerError`, `DownloadError` or `ConfigurationError`.
     """
 
     title = "Kafka"
     failure = BrokerError
 
-    def __init__(self, home: Path, jar_cache: Path | None = None, progress: jars.Progress | None = None) -> None:
+    def __init__(
+        self,
+        home: Path,
+        jar_cache: Path | None = None,
+        progress: jars.Progress | None = None,
+        *,
+        secure: bool = False,
+    ) -> None:
         super().__init__(home, "kafka")
         self.data = self.folder / "data"
+        self._secure = secure
+        self._security = BrokerSecurity(self.folder / "security")
         self._jar_cache = (jar_cache or self.home / "jars").expanduser().absolute()
         self._progress = progress
         if ":" in str(self._jar_cache):
@@ -74,9 +86,17 @@ class EmbeddedBroker(EmbeddedServer[Endpoint]):
         with self._failures():
             return Endpoint(f"{HOST}:{ports[0]}", self._cluster_id())
 
+    def admin(self) -> Login:
+        """Return the login of a secure broker that has been started once."""
+        with self._failures():
+            return self._security.admin()
+
     # Start and stop; the lock is held
 
     def _start(self, lock: int) -> Endpoint:
+        if self.data.exists() and self._security.is_set_up != self._secure:
+            has = "logins" if self._security.is_set_up else "no logins"
+            raise ConfigurationError(f"the embedded Kafka in {self.home} has {has}; use another PULSE_HOME")
         if self.is_running() and self._wait_until_ready():
             return self.endpoint()
         program = self._program()
@@ -87,7 +107,7 @@ class EmbeddedBroker(EmbeddedServer[Endpoint]):
         for _ in range(_PORT_ATTEMPTS):
             ports = ports if ports is not None and all(map(is_free, ports)) else _free_ports()
             write_whole(self.folder / "ports", "{} {}\n".format(*ports), 0o600)
-            write_whole(self.folder / "server.properties", server_properties(*ports, "data", {}), 0o600)
+            self._configure("server.properties", ports, self.data)
             try:
                 self._launch(program)
             except _PortTakenError:
@@ -120,11 +140,15 @@ class EmbeddedBroker(EmbeddedServer[Endpoint]):
         log.info("initialising the embedded Kafka in %s", self.data)
         half_made = self.folder / "data.new"
         shutil.rmtree(half_made, ignore_errors=True)  # of a command that was killed here
-        configuration = self.folder / "format.properties"
-        write_whole(configuration, server_properties(1, 2, half_made.name, {}), 0o600)
-        command = [*program, "kafka.tools.StorageTool", "format", "-t", _new_cluster_id(), "-c", configuration.name]
+        if self._secure:
+            self._security.set_up()
+        self._configure("format.properties", _NO_PORTS, half_made)
+        # By a file: a command line, and the password in it, can be read by everybody on this machine.
+        arguments = ["kafka.tools.StorageTool", "format", "-t", _new_cluster_id(), "-c", "format.properties"]
+        arguments += self._security.format_options() if self._secure else []
+        write_whole(self.folder / "format.arguments", "\n".join(arguments), 0o600)
         done = subprocess.run(
-            command,
+            [*program, "@format.arguments"],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             encoding="utf-8",
@@ -134,11 +158,15 @@ class EmbeddedBroker(EmbeddedServer[Endpoint]):
             start_new_session=True,
             pass_fds=(lock,),
         )
-        configuration.unlink()
+        (self.folder / "format.arguments").unlink()
         if done.returncode != 0:
             raise BrokerError(f"the embedded Kafka can't be initialised: {_reason(done.stdout + done.stderr)}")
         half_made.rename(self.data)
         sync_folder(self.folder)
+
+    def _configure(self, name: str, ports: tuple[int, int], data: Path) -> None:
+        security = self._security.server_properties(self.folder) if self._secure else {}
+        write_whole(self.folder / name, server_properties(*ports, data.name, security), 0o600)
 
     def _launch(self, program: Sequence[str]) -> None:
         """Start the broker and wait until it serves; `_PortTakenError` if another program took a port first."""
@@ -234,6 +262,14 @@ class EmbeddedBroker(EmbeddedServer[Endpoint]):
         from confluent_kafka.admin import AdminClient
 
         options: dict[str, Any] = {"bootstrap.servers": f"{HOST}:{port}", "log_level": 0, "error_cb": lambda _: None}
+        if self._secure:
+            login = self.admin()
+            options |= {
+                "security.protocol": "SASL_SSL",
+                "sasl.mechanism": MECHANISM,
+                "ssl.ca.location": str(login.cafile),
+            }
+            options |= {"sasl.username": login.username, "sasl.password": login.password}
         try:
             metadata = AdminClient(options).list_topics(timeout=2)
         except KafkaException:
@@ -242,9 +278,11 @@ class EmbeddedBroker(EmbeddedServer[Endpoint]):
 
 
 @contextmanager
-def running(home: Path, *, jar_cache: Path | None = None, progress: jars.Progress | None = None) -> Iterator[Endpoint]:
+def running(
+    home: Path, *, jar_cache: Path | None = None, progress: jars.Progress | None = None, secure: bool = False
+) -> Iterator[Endpoint]:
     """Use the broker of `home`, started if need be; the last one out stops it unless it is kept up."""
-    with EmbeddedBroker(home, jar_cache, progress).using() as endpoint:
+    with EmbeddedBroker(home, jar_cache, progress, secure=secure).using() as endpoint:
         yield endpoint
 
 
