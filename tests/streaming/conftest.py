@@ -10,14 +10,17 @@ import pytest
 from music_pulse.embedded import broker as embedded
 from music_pulse.embedded.broker import Endpoint
 
-JAR_CACHE = Path(__file__).resolve().parents[2] / ".cache" / "jars"
-"""Shared by all sessions, so that each jar is downloaded once."""
+
+@pytest.fixture(scope="session")
+def jar_cache() -> Path:
+    """A folder that all sessions share, so that each jar is downloaded once."""
+    return Path(__file__).resolve().parents[2] / ".cache" / "jars"
 
 
 @pytest.fixture(scope="session")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
+def broker(tmp_path_factory: pytest.TempPathFactory, jar_cache: Path) -> Iterator[Endpoint]:
     """An embedded broker that runs as long as the session does; each worker has its own."""
     home = tmp_path_factory.mktemp("kafka")
-    with embedded.running(home, jar_cache=JAR_CACHE) as endpoint:
+    with embedded.running(home, jar_cache=jar_cache) as endpoint:
         yield endpoint
     embedded.shut_down(home)
