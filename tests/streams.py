@@ -13,7 +13,7 @@ MakeTopic = Callable[..., str]
 """Makes a topic of 3 partitions and returns its name; takes `partitions` and settings, with `_` for `.`."""
 
 ReadAll = Callable[..., list[Record]]
-"""Reads a topic from its beginning until so many committed events were found, and then those that still come."""
+"""Reads all committed events of a topic, and checks that there are so many."""
 
 ProducerClass = type[EventProducer[Any]]
 ConsumerClass = type[EventConsumer]

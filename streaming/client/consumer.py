@@ -90,7 +90,7 @@ class Consumer(EventConsumer):
             if error.__cause__ is not None:  # what a callback of ours, or the caller's, raised
                 raise error.__cause__ from None
             raise translated(error, f"reading {', '.join(self.topics)}") from error
-        return RecordBatch([_record(found) for found_together in by_partition.values() for found in found_together])
+        return RecordBatch([as_record(found) for found_together in by_partition.values() for found in found_together])
 
     def _commit_read(self) -> None:
         self._commit_sync(None)
@@ -143,7 +143,8 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
         self._consumer._revoked([Partition(*partition) for partition in lost], "lost")
 
 
-def _record(found: Any) -> Record:
+def as_record(found: Any) -> Record:
+    """Return ours for a record of kafka-python."""
     return Record(
         found.topic, found.partition, found.offset, found.timestamp, found.key, found.value, list(found.headers)
     )

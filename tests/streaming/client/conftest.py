@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import pytest
+from kafka import KafkaConsumer, TopicPartition
 from streams import ConsumerClass, MakeTopic, ProducerClass, ReadAll, unique
 
 from music_pulse.embedded.broker import Endpoint
@@ -18,8 +19,10 @@ from streaming.client import (
     Producer,
     Record,
     Topic,
+    check,
     ensure_topics,
 )
+from streaming.client.consumer import as_record
 
 
 @pytest.fixture
@@ -69,17 +72,40 @@ def consumer_class(request: pytest.FixtureRequest) -> ConsumerClass:
 
 @pytest.fixture
 def read_all(config: KafkaConfig) -> ReadAll:
-    """Read a topic from its beginning until `count` committed events were found; then look whether more come."""
+    """Read all committed events of a topic: bare, without a group, or by a consumer of ours until `count` are there."""
 
-    def read(topic: str, count: int, kind: ConsumerClass = Consumer) -> list[Record]:
-        records: list[Record] = []
-        stop = threading.Event()
-        deadline = time.monotonic() + 30
-        with kind(config, [topic], unique("reader"), max_wait=0.3) as consumer:  # type: ignore[call-arg]
-            for batch in consumer.batches(stop, idle=True):
-                records += batch.records()
-                if (len(records) >= count and len(batch) == 0) or time.monotonic() > deadline:
-                    stop.set()
+    def read(topic: str, count: int, kind: ConsumerClass | None = None) -> list[Record]:
+        records = read_bare(config, topic) if kind is None else read_by(kind, config, topic, count)
+        assert len(records) == count
         return records
 
     return read
+
+
+def read_by(kind: ConsumerClass, config: KafkaConfig, topic: str, count: int) -> list[Record]:
+    """Read until `count` events were found, and then whether more come."""
+    records: list[Record] = []
+    stop = threading.Event()
+    deadline = time.monotonic() + 30
+    with kind(config, [topic], unique("reader"), max_wait=0.3) as consumer:  # type: ignore[call-arg]
+        for batch in consumer.batches(stop, idle=True):
+            records += batch.records()
+            if (len(records) >= count and len(batch) == 0) or time.monotonic() > deadline:
+                stop.set()
+    return records
+
+
+def read_bare(config: KafkaConfig, topic: str) -> list[Record]:
+    """Read each partition to its end."""
+    places = [TopicPartition(topic, number) for number in range(check(config).topics[topic])]
+    client = KafkaConsumer(**config.kafka_python(), isolation_level="read_committed", fetch_max_wait_ms=10)
+    try:
+        client.assign(places)
+        client.seek_to_beginning(*places)
+        ends = client.end_offsets(places)
+        records: list[Record] = []
+        while any(client.position(place) < end for place, end in ends.items()):
+            records += [as_record(found) for together in client.poll(1_000).values() for found in together]
+        return records
+    finally:
+        client.close()
