@@ -72,6 +72,7 @@ class Settings(BaseSettings):
     postgres_reader_password: SecretStr | None = Field(None, description="Its password.")
 
     export_dir: str = Field("data/warehouse", description="Folder or s3:// address of the Parquet snapshots.")
+    archive_dir: Path = Field(Path("data/stream"), description="Folder of what the stream lands, as Parquet by day.")
     s3_endpoint_url: str | None = Field(None, description="S3 endpoint, where it isn't AWS.")
     s3_access_key_id: str | None = Field(None, description="S3 key; default: the AWS environment's.")
     s3_secret_access_key: SecretStr | None = Field(None, description="Its secret.")
@@ -84,6 +85,9 @@ class Settings(BaseSettings):
         "listens", pattern=r"^[a-zA-Z0-9._-]{1,200}$", description="Topic of the listens; dead letters beside it."
     )
     kafka_partitions: int = Field(3, ge=1, description="Partitions of a topic that we create.")
+    kafka_group: str = Field(
+        "music-pulse", pattern=r"^[a-zA-Z0-9._-]{1,100}$", description="How our consumer groups' names begin."
+    )
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         "PLAINTEXT", description="How the brokers are spoken to."
     )
@@ -118,7 +122,15 @@ class Settings(BaseSettings):
         """Return the settings of the synthetic demo: a database, an export folder and a topic of its own."""
         export_dir = self.export_dir.rstrip("/") + "_demo"
         topic = self.kafka_topic + "_demo"
-        return self.model_copy(update={"postgres_dbname": DEMO_DBNAME, "export_dir": export_dir, "kafka_topic": topic})
+        archive_dir = self.archive_dir.with_name(self.archive_dir.name + "_demo")
+        return self.model_copy(
+            update={
+                "postgres_dbname": DEMO_DBNAME,
+                "export_dir": export_dir,
+                "archive_dir": archive_dir,
+                "kafka_topic": topic,
+            }
+        )
 
     def credentials(self, role: Role) -> Credentials:
         """Return the login of `role`; the plain one unless that role has its own."""
