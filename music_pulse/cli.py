@@ -185,7 +185,7 @@ def dbt(context: typer.Context) -> None:
 
     For example: pulse dbt build --select tracks+
     """
-    from extract.pipeline import prepare_raw
+    from music_pulse.stack import prepare_raw
     from music_pulse.transform import run_dbt
 
     arguments = list(context.args)

@@ -80,9 +80,8 @@ def _disk(settings: Settings) -> Finding:
 
 
 def _postgres(settings: Settings) -> Finding:
-    from extract.pipeline import prepare_raw
     from music_pulse.database import connect
-    from music_pulse.stack import warehouse
+    from music_pulse.stack import prepare_raw, warehouse
 
     try:
         with warehouse(settings) as filled:

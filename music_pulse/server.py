@@ -9,13 +9,12 @@ from music_pulse.settings import Settings
 
 def up(settings: Settings) -> str:
     """Start the embedded server, keep it up, and say how to use it."""
-    from extract.pipeline import prepare_raw
     from music_pulse.embedded import postgres
 
     _require_embedded(settings, "up")
     postgres.keep_up(settings.home)
     with stack.warehouse(settings) as filled:
-        prepare_raw(filled)
+        stack.prepare_raw(filled)
         path = stack.write_env_file(filled)
         return (
             f"Postgres is up on {filled.postgres_host}:{filled.postgres_port}, "

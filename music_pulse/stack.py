@@ -46,6 +46,16 @@ def warehouse(settings: Settings) -> Iterator[Settings]:
             raise DatabaseError(f"no space left in {settings.home}: free some and run again ({error})") from error
 
 
+def prepare_raw(settings: Settings) -> None:
+    """Create the raw tables where they are missing, those of the stream too, so that dbt can build without either."""
+    from extract.pipeline import prepare_raw as prepare_batch
+    from streaming.tables import create_stream_tables
+
+    prepare_batch(settings)
+    with database.connect(settings.credentials("loader"), autocommit=True) as connection:
+        create_stream_tables(connection)
+
+
 def with_endpoint(settings: Settings, host: str, port: int, user: str, password: str) -> Settings:
     """Return a copy of the settings that leads to the embedded server, with a login for each role."""
     filled: dict[str, object] = {

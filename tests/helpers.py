@@ -15,10 +15,11 @@ import pytest
 from reference import Expected
 
 from extract.exports import import_files
-from extract.pipeline import Landed, prepare_raw
+from extract.pipeline import Landed
 from music_pulse import transform
 from music_pulse.database import connect
 from music_pulse.settings import Settings
+from music_pulse.stack import prepare_raw
 
 MakeWarehouse = Callable[..., Settings]
 """Makes settings that lead to a fresh, prepared database; takes settings to override."""

@@ -90,22 +90,29 @@
     from ({{ pending_changes() }}) as pending
 {%- endmacro %}
 
-{#- Loads that count: the completed ones, or (for models after it) those that int_listens_deduplicated has built. -#}
-{% macro loads(deduplicated=false) -%}
-    {%- if deduplicated -%}
+{#- Loads that count, by what is asked for: `landed` (all that are completed, of batch and stream), `stream`, or
+    `deduplicated` (those that int_listens_deduplicated has built, for the models after it). -#}
+{% macro loads(which='landed') -%}
+    {%- if which == 'deduplicated' -%}
     select built.load_id
     from {{ ref('int_built_loads') }} as built
     where built.model_name = 'int_listens_deduplicated'
+    {%- elif which == 'stream' -%}
+    select streamed.load_id
+    from {{ ref('stg_stream__loads') }} as streamed
     {%- else -%}
     select completed.load_id
     from {{ ref('stg_batch__loads') }} as completed
+    union all
+    select streamed.load_id
+    from {{ ref('stg_stream__loads') }} as streamed
     {%- endif -%}
 {%- endmacro %}
 
 {#- Those of them that model `this` has not built yet. -#}
-{% macro pending_loads(deduplicated=false) -%}
+{% macro pending_loads(which='landed') -%}
     select loads.load_id
-    from ({{ loads(deduplicated) }}) as loads
+    from ({{ loads(which) }}) as loads
     {%- if is_incremental() %}
     where not exists (
         select 1
@@ -116,13 +123,13 @@
     {%- endif %}
 {%- endmacro %}
 
-{% macro record_built_loads(deduplicated=false) -%}
+{% macro record_built_loads(which='landed') -%}
     {%- if not is_incremental() %}
     delete from {{ ref('int_built_loads') }} where model_name = '{{ this.identifier }}';
     {%- endif %}
     insert into {{ ref('int_built_loads') }} (model_name, load_id)
     select '{{ this.identifier }}', pending.load_id
-    from ({{ pending_loads(deduplicated) }}) as pending
+    from ({{ pending_loads(which) }}) as pending
 {%- endmacro %}
 
 {#- Post-hook of `int_listens_deduplicated`: announces what this run changed, and the time zones it used. A full
@@ -182,7 +189,7 @@
 {% macro users_of_pending_loads() -%}
     with arrived as (
         select distinct landed.user_id
-        from ({{ pending_loads(deduplicated=true) }}) as loads
+        from ({{ pending_loads('deduplicated') }}) as loads
         cross join lateral (
             select listens.user_id
             from {{ ref('stg_batch__listens') }} as listens
@@ -190,13 +197,22 @@
             offset 0
         ) as landed
         union
+        select distinct streamed.user_id
+        from ({{ pending_loads('deduplicated') }}) as loads
+        cross join lateral (
+            select listens.user_id
+            from {{ ref('stg_stream__listens') }} as listens
+            where listens.load_id = loads.load_id
+            offset 0
+        ) as streamed
+        union
         select coalesce(quarantine.user_id, '')
         from {{ ref('stg_batch__quarantine') }} as quarantine
-        where quarantine.load_id in ({{ pending_loads(deduplicated=true) }})
+        where quarantine.load_id in ({{ pending_loads('deduplicated') }})
         union
         select counts.user_id
         from {{ ref('stg_batch__listen_counts') }} as counts
-        where counts.load_id in ({{ pending_loads(deduplicated=true) }})
+        where counts.load_id in ({{ pending_loads('deduplicated') }})
     )
 
     select arrived.user_id

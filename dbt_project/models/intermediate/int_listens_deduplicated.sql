@@ -17,16 +17,21 @@ arrived as {{ not_materialized() }} (
 
     -- Laterals with a limit of their own are looked up by index, one by one:
     -- the planner can't know that few loads and few listens are new.
+    {%- for landed in [ref('stg_batch__listens'), ref('stg_stream__listens')] %}
     select listens.*
     from pending_loads
     cross join lateral (
-        select *
-        from {{ ref('stg_batch__listens') }} as landed
+        select
+            load_id,
+            {{ columns | join(', ') }}
+        from {{ landed }} as landed
         where landed.load_id = pending_loads.load_id
         {%- if is_incremental() %}
         offset 0
         {%- endif %}
     ) as listens
+    {{- '\n    union all' if not loop.last }}
+    {%- endfor %}
 
 ),
 

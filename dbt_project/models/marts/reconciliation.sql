@@ -2,7 +2,7 @@ with
 
 loads as (
 
-    {{ loads(deduplicated=true) }}
+    {{ loads('deduplicated') }}
 
 ),
 
@@ -34,12 +34,26 @@ counts as (
 landed as (
 
     select
-        listens.user_id,
-        count(*) as landed
-    from {{ ref('stg_batch__listens') }} as listens
-    inner join loads on listens.load_id = loads.load_id
-    {{ and_is_touched('listens.user_id') }}
-    group by listens.user_id
+        rows_of_user.user_id,
+        sum(rows_of_user.landed) as landed
+    from (
+        select
+            listens.user_id,
+            count(*) as landed
+        from {{ ref('stg_batch__listens') }} as listens
+        inner join loads on listens.load_id = loads.load_id
+        {{ and_is_touched('listens.user_id') }}
+        group by listens.user_id
+        union all
+        select
+            listens.user_id,
+            count(*) as landed
+        from {{ ref('stg_stream__listens') }} as listens
+        inner join loads on listens.load_id = loads.load_id
+        {{ and_is_touched('listens.user_id') }}
+        group by listens.user_id
+    ) as rows_of_user
+    group by rows_of_user.user_id
 
 ),
 
@@ -115,10 +129,11 @@ reconciled as (
         counts.listen_count
         - coalesce(held_listens.held, 0)
         - coalesce(refused.held, 0) as difference,
-        coalesce(landed.landed, 0) as landed,
+        cast(coalesce(landed.landed, 0) as bigint) as landed,
         coalesce(refused.refused, 0) as refused,
-        coalesce(landed.landed, 0) - coalesce(accepted.listens, 0)
-            as duplicates,
+        cast(
+            coalesce(landed.landed, 0) - coalesce(accepted.listens, 0) as bigint
+        ) as duplicates,
         coalesce(accepted.listens, 0) as listens
 
     from users
