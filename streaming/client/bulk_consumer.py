@@ -80,7 +80,7 @@ class BulkConsumer(EventConsumer):
             "isolation.level": "read_committed",
             "partition.assignment.strategy": "cooperative-sticky",
             "session.timeout.ms": int(session_timeout * 1000),
-            "heartbeat.interval.ms": int(min(3.0, session_timeout / 3) * 1000),
+            "heartbeat.interval.ms": int(min(3.0, session_timeout / 5) * 1000),
             "max.partition.fetch.bytes": 4 * config.max_event_bytes,
             "queued.max.messages.kbytes": max(65_536, 8 * config.max_event_bytes // 1024),
         }
@@ -120,7 +120,8 @@ class BulkConsumer(EventConsumer):
         self._commit_sync({"offsets": [TopicPartition(*place, offset) for place, offset in offsets.items()]})
 
     def _commit_sync(self, what: dict[str, Any]) -> None:
-        deadline = time.monotonic() + self.config.delivery_timeout
+        began = time.monotonic()
+        deadline = began + self.config.delivery_timeout
         for delay in delays():
             try:
                 self._client.commit(**what, asynchronous=False)
@@ -133,7 +134,7 @@ class BulkConsumer(EventConsumer):
                     self._overtaken(reason_of(cause))
                     return
                 if time.monotonic() + delay > deadline or not (cause.code() in _PASSING or cause.retriable()):
-                    raise self._not_committed(reason_of(cause)) from error
+                    raise self._not_committed(reason_of(cause), began) from error
                 time.sleep(delay)
 
     def _tell_read(self) -> None:

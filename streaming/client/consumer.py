@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from kafka import ConsumerRebalanceListener, KafkaConsumer, OffsetAndMetadata, T
 from kafka import errors as kafka_errors
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 
+from streaming.client.backoff import delays
 from streaming.client.config import KafkaConfig
 from streaming.client.errors import reason_of, translated
 from streaming.client.event_consumer import CommitStrategy, EventConsumer, OnPartitions, RecordBatch, StartOffsets
@@ -70,7 +72,7 @@ class Consumer(EventConsumer):
                 isolation_level="read_committed",
                 partition_assignment_strategy=[CooperativeStickyAssignor],
                 session_timeout_ms=int(session_timeout * 1000),
-                heartbeat_interval_ms=int(min(3.0, session_timeout / 3) * 1000),
+                heartbeat_interval_ms=int(min(3.0, session_timeout / 5) * 1000),
                 max_poll_records=max_records,
                 max_partition_fetch_bytes=4 * config.max_event_bytes,
                 check_crcs=False,  # as librdkafka does; in Python it is half of all work
@@ -101,12 +103,19 @@ class Consumer(EventConsumer):
         )
 
     def _commit_sync(self, offsets: dict[Any, Any] | None) -> None:
-        try:
-            self._client.commit(offsets, timeout_ms=int(self.config.delivery_timeout * 1000))
-        except _OVERTAKEN as error:
-            self._overtaken(reason_of(error))
-        except kafka_errors.KafkaError as error:
-            raise self._not_committed(reason_of(error)) from error
+        began = time.monotonic()
+        deadline = began + self.config.delivery_timeout
+        for delay in delays():
+            try:
+                self._client.commit(offsets, timeout_ms=max(1, int((deadline - time.monotonic()) * 1000)))
+                return
+            except _OVERTAKEN as error:
+                self._overtaken(reason_of(error))
+                return
+            except kafka_errors.KafkaError as error:
+                if not error.retriable or time.monotonic() + delay > deadline:
+                    raise self._not_committed(reason_of(error), began) from error
+                time.sleep(delay)
 
     def _tell_read(self) -> None:
         self._client.commit_async()

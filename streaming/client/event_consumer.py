@@ -204,8 +204,8 @@ class EventConsumer(ABC):
         if self._metrics is not None:
             self._metrics.commit_failures.labels(self.group).inc()
 
-    def _not_committed(self, why: str) -> StreamError:
-        return CommitError(f"{self.group} could not commit for {self.config.delivery_timeout:g} s: {why}")
+    def _not_committed(self, why: str, began: float) -> StreamError:
+        return CommitError(f"{self.group} could not commit for {time.monotonic() - began:.0f} s: {why}")
 
 
 class RecordBatch:

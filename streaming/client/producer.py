@@ -105,7 +105,8 @@ class Producer(EventProducer[V]):
         except (kafka_errors.KafkaError, ValueError) as error:
             with self._changed:
                 self._pending -= 1
-            raise self._refused(reason_of(error)) from error
+            late = isinstance(error, kafka_errors.KafkaTimeoutError)
+            raise self._refused("no broker answers; is it up?" if late else reason_of(error)) from error
         future.add_both(partial(self._settle, key, time.monotonic()))
 
     def _wait_for_room(self) -> None:

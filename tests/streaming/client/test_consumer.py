@@ -261,7 +261,7 @@ def test_members_that_come_and_go_in_order_repeat_and_lose_nothing(
             failures.append(error)
 
     def start() -> tuple[EventConsumer, threading.Event, threading.Thread]:
-        consumer, stop = make(max_records=20), threading.Event()
+        consumer, stop = make(max_records=20, session_timeout=6), threading.Event()
         thread = threading.Thread(target=run, args=(consumer, stop))
         thread.start()
         return consumer, stop, thread
