@@ -104,6 +104,18 @@ class Settings(BaseSettings):
     schema_registry_username: str | None = Field(None, description="Its login, where it wants one.")
     schema_registry_password: SecretStr | None = Field(None, description="Its password.")
 
+    trending_window_minutes: int = Field(5, ge=1, le=1440, description="Length of a trending window.")
+    trending_slide_minutes: int = Field(1, ge=1, le=1440, description="A window begins every so many minutes.")
+    trending_watermark_minutes: int = Field(10, ge=0, le=1440, description="How late a listen may come.")
+    trending_listens_per_user: int = Field(
+        5, ge=1, description="Listens of one user to one track that count in a window."
+    )
+    trending_clock_ahead_seconds: int = Field(
+        60, ge=0, le=3600, description="How far ahead of the broker a listen may be to count."
+    )
+    trending_trigger_seconds: float = Field(1.0, ge=0, le=60, description="Shortest time between two batches.")
+    trending_batch_events: int = Field(50_000, ge=100, description="Most events of a batch; bounds memory.")
+
     docs_port: int = Field(0, ge=0, le=65535, description="Port of `pulse docs`; 0 takes a free one.")
 
     @field_validator("home", "jar_cache")

@@ -75,8 +75,12 @@ create table if not exists raw.trending_ledger (
     query_id uuid primary key,
     batch_id bigint not null,
     watermark timestamptz,
+    whole_from timestamptz,
     updated_at timestamptz not null
 );
+comment on column raw.trending_ledger.watermark is 'Windows that end by then are closed: no batch changes them.';
+comment on column raw.trending_ledger.whole_from is
+    'The query has seen windows from here on whole, and writes no others; null: it began with the topic.';
 
 -- What a batch kept out of the windows, by reason ('late', 'clock ahead', 'malformed').
 create table if not exists raw.trending_left_out (

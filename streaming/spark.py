@@ -1,0 +1,52 @@
+"""The Spark session of the stream: local, two cores, the jars as local files, Java from wherever the caller says."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pyspark.sql import SparkSession
+
+SHUFFLE_PARTITIONS = 2
+"""One a core. Fixed: the state of a checkpoint is laid out by it."""
+
+_OPTIONS = {
+    "spark.ui.enabled": "false",
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.shuffle.partitions": str(SHUFFLE_PARTITIONS),
+    "spark.sql.adaptive.enabled": "false",  # batches are small: planning again costs more than it saves
+    "spark.sql.streaming.stateStore.providerClass": (
+        "org.apache.spark.sql.execution.streaming.state.RocksDBStateStoreProvider"
+    ),
+    "spark.sql.streaming.stateStore.rocksdb.changelogCheckpointing.enabled": "true",
+    # An aggregation with collect_set turns to sorting beyond so many groups: by default 128.
+    "spark.sql.objectHashAggregate.sortBased.fallbackThreshold": "1000000",
+    "spark.sql.streaming.metricsEnabled": "false",
+    "spark.driver.bindAddress": "127.0.0.1",
+    "spark.driver.host": "127.0.0.1",
+    "spark.log.level": "WARN",
+    "spark.sql.execution.arrow.pyspark.enabled": "true",
+}
+
+
+def session(name: str, *, java_home: Path, jars: Sequence[Path], folder: Path, memory: str = "1g") -> SparkSession:
+    """Start Spark (a JVM of its own, which ends with this process). `folder` takes its temporary files."""
+    os.environ["JAVA_HOME"] = str(java_home)
+    os.environ["PYSPARK_PYTHON"] = sys.executable
+    os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
+    folder.mkdir(parents=True, exist_ok=True)
+    builder = (
+        SparkSession.builder.master("local[2]")
+        .appName(name)
+        .config("spark.jars", ",".join(map(str, jars)))
+        .config("spark.driver.memory", memory)
+        .config("spark.local.dir", str(folder))
+        .config("spark.sql.warehouse.dir", str(folder / "warehouse"))
+        .config("spark.driver.extraJavaOptions", f"-Dderby.system.home={folder} -Djava.io.tmpdir={folder}")
+    )
+    for key, value in _OPTIONS.items():
+        builder = builder.config(key, value)
+    started: SparkSession = builder.getOrCreate()
+    return started

@@ -1,0 +1,232 @@
+"""The trending job: Kafka -> transforms -> raw.trending_windows. Alone: `python -m streaming.trending_job --help`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from music_pulse.database import connect
+from music_pulse.errors import ConfigurationError
+from music_pulse.settings import Settings, load_settings
+from streaming import spark
+from streaming.client.config import KafkaConfig
+from streaming.client.errors import StreamError
+from streaming.left_out import LeftOut
+from streaming.tables import create_stream_tables
+from streaming.transforms import counted, left_out_counts, parsed, recent_listens
+from streaming.trending_rules import TrendingRules
+from streaming.trending_sink import TrendingSink
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql.streaming.query import StreamingQuery
+
+logger = logging.getLogger(__name__)
+
+_POLL_SECONDS = 0.25
+_STOP_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class BatchProgress:
+    """What a batch did; rates in events a second, sizes in rows, times in seconds."""
+
+    batch_id: int
+    events: int
+    events_per_second: float
+    seconds: float
+    state_rows: int
+    watermark: str | None
+    late_groups: int
+    """Rows of state that Spark dropped since its watermark had passed them: listens later than `late` counts."""
+    lag: int
+
+
+Progress = Callable[[BatchProgress], None]
+
+
+def run_trending(
+    settings: Settings,
+    *,
+    bootstrap: str,
+    java_home: Path,
+    jars: Sequence[Path],
+    checkpoint: Path,
+    stop: threading.Event,
+    progress: Progress = lambda _: None,
+    dead_letters: bool = True,
+) -> None:
+    """Run until `stop`. Malformed events become dead letters, unless somebody else sees to that (the raw sink does).
+
+    Raises `StreamError`, `DatabaseError`, `ConfigurationError`.
+    """
+    if settings.kafka_encoding != "json":
+        raise ConfigurationError("the trending job reads JSON events: set PULSE_KAFKA_ENCODING=json for it")
+    rules = TrendingRules.from_settings(settings)
+    config = KafkaConfig.from_settings(settings, bootstrap)
+    with connect(settings.credentials("loader"), autocommit=True) as connection:
+        create_stream_tables(connection)
+        begin = _begin(connection, checkpoint, rules)
+    session = spark.session("trending", java_home=java_home, jars=jars, folder=settings.home / "spark")
+    sink: TrendingSink | None = None
+
+    def write(batch: DataFrame, batch_id: int) -> None:
+        nonlocal sink
+        if sink is None:
+            query_id = UUID(json.loads((checkpoint / "metadata").read_text(encoding="utf-8"))["id"])
+            sink = TrendingSink(
+                settings.credentials("loader"), rules, query_id, whole_from=_whole_from(begin, rules), stop=stop
+            )
+        sink(batch, batch_id)
+
+    events = left_out_counts(parsed(records(session, config, settings, begin), rules))
+    query = (
+        recent_listens(counted(events), rules)
+        .writeStream.queryName("trending")
+        .outputMode("update")
+        .option("checkpointLocation", str(checkpoint))
+        .trigger(processingTime=f"{settings.trending_trigger_seconds} seconds")
+        .foreachBatch(write)
+        .start()
+    )
+    left_out = LeftOut(settings, config, session, UUID(str(query.id)), dead_letters=dead_letters)
+    try:
+        _follow(query, stop, progress, left_out)
+    finally:
+        _end(query)
+        left_out.close()
+        session.stop()
+
+
+def records(session: SparkSession, config: KafkaConfig, settings: Settings, begin: datetime | None) -> DataFrame:
+    """Read the topic: what is committed, from the start or from broker time `begin`."""
+    reader = session.readStream.format("kafka").option("subscribe", settings.kafka_topic)
+    for name, value in config.java().items():
+        reader = reader.option(f"kafka.{name}", value)
+    if begin is None:
+        reader = reader.option("startingOffsets", "earliest")
+    else:
+        reader = reader.option("startingTimestamp", str(int(begin.timestamp() * 1000)))
+        reader = reader.option("startingOffsetsByTimestampStrategy", "latest")
+    return (
+        reader.option("kafka.isolation.level", "read_committed")
+        .option("maxOffsetsPerTrigger", settings.trending_batch_events)
+        # Events that retention took before we read them are gone: to go on in silence would be the loss.
+        .option("failOnDataLoss", "true")
+        .load()
+        .select("value", "timestamp")
+    )
+
+
+def _begin(connection: Any, checkpoint: Path, rules: TrendingRules) -> datetime | None:
+    """Where a new checkpoint begins: with the topic, or, once there are windows, shortly before now."""
+    if (checkpoint / "metadata").exists():
+        return None
+    if connection.execute("select exists (select 1 from raw.trending_ledger)").fetchone() == (False,):
+        return None
+    return datetime.now(UTC) - timedelta(minutes=rules.window_minutes + rules.watermark_minutes)
+
+
+def _whole_from(begin: datetime | None, rules: TrendingRules) -> datetime | None:
+    """The first window whose listens have all come after `begin`: a clock may run ahead so far."""
+    if begin is None:
+        return None
+    slide = rules.slide_minutes * 60
+    second = int(begin.timestamp()) + rules.clock_ahead_seconds
+    return datetime.fromtimestamp(-(-second // slide) * slide, UTC)
+
+
+def _follow(query: StreamingQuery, stop: threading.Event, progress: Progress, left_out: LeftOut) -> None:
+    last = -1
+    while query.isActive and not stop.wait(_POLL_SECONDS):
+        for report in query.recentProgress:
+            if report["batchId"] > last:
+                last = report["batchId"]
+                left_out.record(report)
+                done = _batch_progress(report)
+                logger.info(
+                    "batch %d: %d events, %.1f s, %d state rows, watermark %s",
+                    done.batch_id, done.events, done.seconds, done.state_rows, done.watermark,
+                )  # fmt: skip
+                progress(done)
+    error = query.exception()
+    if error is not None:
+        raise StreamError(f"the trending job failed: {_first_line(str(error))}") from error
+
+
+def _end(query: StreamingQuery) -> None:
+    """Let the batch in hand end, if it doesn't take too long: what is cut off is repeated at the next start."""
+    deadline = time.monotonic() + _STOP_SECONDS
+    while query.isActive and query.status["isTriggerActive"] and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
+    query.stop()
+
+
+def _batch_progress(report: Any) -> BatchProgress:
+    state = report["stateOperators"][0] if report["stateOperators"] else None
+    return BatchProgress(
+        batch_id=report["batchId"],
+        events=report["numInputRows"],
+        events_per_second=report["processedRowsPerSecond"] or 0.0,
+        seconds=report["durationMs"].get("triggerExecution", 0) / 1000,
+        state_rows=state["numRowsTotal"] if state else 0,
+        watermark=report["eventTime"].get("watermark"),
+        late_groups=state["numRowsDroppedByWatermark"] if state else 0,
+        lag=_lag(report),
+    )
+
+
+def _lag(report: Any) -> int:
+    """Events of the topic that are not processed yet, by Spark's own account."""
+    for source in report["sources"]:
+        metrics = source["metrics"] or {}
+        if "maxOffsetsBehindLatest" in metrics:
+            return int(float(metrics["avgOffsetsBehindLatest"]) * max(1, _partitions(source["endOffset"])))
+    return 0
+
+
+def _partitions(offsets: Any) -> int:
+    decoded = json.loads(offsets) if isinstance(offsets, str) else offsets
+    return sum(len(partitions) for partitions in (decoded or {}).values())
+
+
+def _first_line(text: str) -> str:
+    return " ".join(text.split("\n\n", 1)[0].split())[:500]
+
+
+def main() -> None:
+    """Run the job as a process of its own: SIGTERM and SIGINT end it in order."""
+    import argparse
+
+    parser = argparse.ArgumentParser(prog="python -m streaming.trending_job", description=__doc__)
+    parser.add_argument("--bootstrap", required=True, help="host:port of the broker")
+    parser.add_argument("--java-home", type=Path, required=True)
+    parser.add_argument("--jars", required=True, help=f"the connectors' jars, joined by {os.pathsep!r}")
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    options = parser.parse_args()
+    stop = threading.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: stop.set())
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    run_trending(
+        load_settings(),
+        bootstrap=options.bootstrap,
+        java_home=options.java_home,
+        jars=[Path(path) for path in options.jars.split(os.pathsep)],
+        checkpoint=options.checkpoint,
+        stop=stop,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+"""Batches of the trending job -> raw.trending_windows, each exactly once.
+
+One transaction a batch: lock the row of this query in raw.trending_ledger; write nothing if the batch is not beyond
+the last one written; add what the batch changes to the windows; save the batch's id and the watermark; notify. So a
+batch that Spark repeats (it crashed between our commit and its own, or lost its newest commit) changes nothing, though
+its plan still runs: without that, Spark's state would not be committed.
+
+The ledger is keyed by the query's id, which stands in the checkpoint: batches of a new checkpoint are new again. Such
+a query has no state of what came before it, so it writes only windows that it sees whole, and these from nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import psycopg
+
+from music_pulse.database import connect, one_line
+from music_pulse.errors import DatabaseError
+from music_pulse.settings import Credentials
+from streaming.client.backoff import delays
+from streaming.transforms import window_changes
+from streaming.trending_rules import TrendingRules
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+logger = logging.getLogger(__name__)
+
+CHANNEL = "trending"
+"""Of NOTIFY; the payload is the batch's newest window, in seconds since 1970."""
+
+LATE = "late"
+
+_PATIENCE_SECONDS = 300.0
+"""How long a batch waits for a database that is gone."""
+
+_STAGE = """
+create temporary table if not exists trending_changes (
+    window_start bigint, kind text, id uuid, artist_name text, track_name text, listens bigint, listeners bigint
+) on commit delete rows
+"""
+_COPY = "copy trending_changes from stdin"
+_MERGE = """
+insert into raw.trending_windows as held (
+    window_start, window_end, entity_kind, entity_id, artist_name, track_name, listen_count, listener_count, updated_at
+)
+select
+    to_timestamp(window_start), to_timestamp(window_start) + %(length)s, kind, id, artist_name, track_name,
+    listens, listeners, now()
+from trending_changes
+on conflict (window_start, window_end, entity_kind, entity_id) do update set
+    listen_count = held.listen_count + excluded.listen_count,
+    listener_count = held.listener_count + excluded.listener_count,
+    artist_name = least(held.artist_name collate "C", excluded.artist_name collate "C"),
+    track_name = least(held.track_name collate "C", excluded.track_name collate "C"),
+    updated_at = excluded.updated_at
+"""
+_SAVE = """
+update raw.trending_ledger set
+    batch_id = %(batch_id)s,
+    watermark = greatest(watermark, %(watermark)s),
+    updated_at = now()
+where query_id = %(query_id)s
+"""
+COUNT_LEFT_OUT = """
+insert into raw.trending_left_out (query_id, batch_id, reason, events) values (%s, %s, %s, %s) on conflict do nothing
+"""
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a batch adds: rows of windows, how many listens began in each minute, and the newest of them."""
+
+    windows: list[tuple[int, str, str, str, str | None, int, int]]
+    minutes: dict[int, int]
+    newest: int | None
+
+    @classmethod
+    def of(cls, rows: Iterable[dict[str, Any]]) -> Changes:
+        """Read the rows of `transforms.window_changes`."""
+        windows, minutes, newest = [], {}, []
+        for row in rows:
+            if row["kind"] == "minute":
+                minutes[row["window_start"]] = row["listens"]
+                newest.append(row["newest"])
+            else:
+                windows.append(
+                    (
+                        row["window_start"],
+                        row["kind"],
+                        row["id"],
+                        row["artist_name"],
+                        row["track_name"],
+                        row["listens"],
+                        row["listeners"],
+                    )
+                )
+        return cls(windows, minutes, max(newest, default=None))
+
+
+class TrendingSink:
+    """Writes batches for `foreachBatch`; holds one connection, and makes a new one when the database comes back."""
+
+    def __init__(
+        self,
+        login: Credentials,
+        rules: TrendingRules,
+        query_id: UUID,
+        *,
+        whole_from: datetime | None = None,
+        stop: threading.Event | None = None,
+    ) -> None:
+        self._login = login
+        self._rules = rules
+        self._query_id = query_id
+        self._whole_from = whole_from
+        self._stop = stop or threading.Event()
+        self._connection: psycopg.Connection | None = None
+
+    def __call__(self, blocks: DataFrame, batch_id: int) -> None:
+        """Write one batch of `transforms.recent_listens`. Raises `DatabaseError` after minutes without a database."""
+        if self._patiently(lambda connection: self._last_batch(connection)) >= batch_id:
+            logger.info("batch %d stands in the database already: only its state is made anew", batch_id)
+            blocks.write.format("noop").mode("overwrite").save()
+            return
+        changes = Changes.of(window_changes(blocks, self._rules).toArrow().to_pylist())
+        self._patiently(lambda connection: self.write(connection, changes, batch_id))
+
+    def write(self, connection: psycopg.Connection, changes: Changes, batch_id: int) -> bool:
+        """Write in one transaction; return whether the batch was new."""
+        with connection.transaction():
+            last, watermark, whole_from = self._locked(connection)
+            if last >= batch_id:
+                return False
+            if last < 0 and whole_from is not None:
+                connection.execute("delete from raw.trending_windows where window_start >= %s", [whole_from])
+            closed = -1.0 if watermark is None else watermark.timestamp()
+            length = self._rules.window_minutes * 60
+            first = 0.0 if whole_from is None else whole_from.timestamp()
+            rows = [row for row in changes.windows if row[0] + length > closed and row[0] >= first]
+            late = sum(
+                listens
+                for minute, listens in changes.minutes.items()
+                if self._first_end(minute) <= closed and self._first_end(minute) - length >= first
+            )
+            self._merge(connection, rows)
+            if late:
+                connection.execute(COUNT_LEFT_OUT, [self._query_id, batch_id, LATE, late])
+            connection.execute(
+                _SAVE, {"query_id": self._query_id, "batch_id": batch_id, "watermark": self._watermark(changes)}
+            )
+            newest = max((row[0] for row in rows), default=0)
+            connection.execute("select pg_notify(%s, %s)", [CHANNEL, str(newest)])
+        return True
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()
+
+    def _first_end(self, minute: int) -> int:
+        """Return when the oldest window with the listens of `minute` ends: if it is closed, they are late for it."""
+        slide = self._rules.slide_minutes * 60
+        return minute // slide * slide + slide
+
+    def _watermark(self, changes: Changes) -> datetime | None:
+        if changes.newest is None:
+            return None
+        return datetime.fromtimestamp(changes.newest, UTC) - timedelta(minutes=self._rules.watermark_minutes)
+
+    def _locked(self, connection: psycopg.Connection) -> tuple[int, datetime | None, datetime | None]:
+        connection.execute(
+            "insert into raw.trending_ledger (query_id, batch_id, whole_from, updated_at) values (%s, -1, %s, now())"
+            " on conflict do nothing",
+            [self._query_id, self._whole_from],
+        )
+        row = connection.execute(
+            "select batch_id, watermark, whole_from from raw.trending_ledger where query_id = %s for update",
+            [self._query_id],
+        ).fetchone()
+        assert row is not None
+        return row[0], row[1], row[2]
+
+    def _last_batch(self, connection: psycopg.Connection) -> int:
+        statement = "select batch_id from raw.trending_ledger where query_id = %s"
+        row = connection.execute(statement, [self._query_id]).fetchone()
+        return -1 if row is None else int(row[0])
+
+    def _merge(
+        self, connection: psycopg.Connection, rows: list[tuple[int, str, str, str, str | None, int, int]]
+    ) -> None:
+        connection.execute(_STAGE)
+        with connection.cursor() as cursor:
+            with cursor.copy(_COPY) as copy:
+                for row in rows:
+                    copy.write_row(row)
+            cursor.execute(_MERGE, {"length": timedelta(minutes=self._rules.window_minutes)})
+
+    def _patiently(self, step: Any) -> Any:
+        """Run `step` on a connection; while the database is gone, try again with a new one."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        for delay in delays(longest=5.0):
+            try:
+                if self._connection is None or self._connection.closed:
+                    self._connection = connect(self._login, autocommit=True)
+                return step(self._connection)
+            except (psycopg.OperationalError, DatabaseError) as error:
+                if time.monotonic() > deadline or self._stop.is_set():
+                    raise DatabaseError(f"trending windows can't be written: {one_line(error)}") from error
+                logger.warning("the database is gone, trying again: %s", one_line(error))
+                self._connection = None
+                self._stop.wait(delay)
+        raise AssertionError("delays never end")
