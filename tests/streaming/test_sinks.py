@@ -282,9 +282,10 @@ def test_a_topic_made_anew_is_read_from_its_beginning(settings: Settings) -> Non
     send(settings, events([listen(START), listen(START + 1)]))
     land(settings, 2)
     config = KafkaConfig.from_settings(settings)
-    AdminClient(config.confluent()).delete_topics([settings.kafka_topic])[settings.kafka_topic].result(30)
+    admin = AdminClient(config.confluent())
+    admin.delete_topics([settings.kafka_topic])[settings.kafka_topic].result(30)
     deadline = time.monotonic() + 30
-    while settings.kafka_topic in AdminClient(config.confluent()).list_topics(timeout=30).topics:
+    while settings.kafka_topic in admin.list_topics(timeout=30).topics:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     ensure_topics(config, listen_topics(config, settings.kafka_topic, 3))
