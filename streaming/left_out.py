@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -14,7 +15,7 @@ from music_pulse.settings import Settings
 from streaming.client.config import KafkaConfig
 from streaming.client.dead_letters import DeadLetters
 from streaming.client.records import Record
-from streaming.transforms import CLOCK_AHEAD, MALFORMED, parsed
+from streaming.transforms import MALFORMED, parsed
 from streaming.trending_rules import TrendingRules
 from streaming.trending_sink import COUNT_LEFT_OUT
 
@@ -37,13 +38,12 @@ class LeftOut:
         self._dead_letters = DeadLetters(config, settings.kafka_topic) if dead_letters else None
 
     def record(self, report: Any) -> None:
-        """Take one report; a batch reported again is counted once."""
-        counts = report["observedMetrics"].get("left_out")
-        found = {MALFORMED: 0, CLOCK_AHEAD: 0} if counts is None else counts.asDict()
-        rows = [(self._query_id, report["batchId"], reason, found[reason]) for reason in found if found[reason]]
+        """Take one report, decoded; a batch reported again is counted once."""
+        found = report.get("observedMetrics", {}).get("left_out", {})
+        rows = [(self._query_id, report["batchId"], reason, count) for reason, count in found.items() if count]
         if not rows:
             return
-        if found[MALFORMED] and self._dead_letters is not None:
+        if found.get(MALFORMED) and self._dead_letters is not None:
             self._set_aside(report)
         try:
             with connect(self._settings.credentials("loader"), autocommit=True) as connection:
@@ -65,8 +65,8 @@ class LeftOut:
         for name, value in self._config.java().items():
             reader = reader.option(f"kafka.{name}", value)
         batch = (
-            reader.option("startingOffsets", source["startOffset"] or "earliest")
-            .option("endingOffsets", source["endOffset"])
+            reader.option("startingOffsets", json.dumps(source["startOffset"]) if source["startOffset"] else "earliest")
+            .option("endingOffsets", json.dumps(source["endOffset"]))
             .option("kafka.isolation.level", "read_committed")
             .option("includeHeaders", "true")
             .load()

@@ -14,6 +14,7 @@ SHUFFLE_PARTITIONS = 2
 
 _OPTIONS = {
     "spark.ui.enabled": "false",
+    "spark.ui.showConsoleProgress": "false",
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.shuffle.partitions": str(SHUFFLE_PARTITIONS),
     "spark.sql.adaptive.enabled": "false",  # batches are small: planning again costs more than it saves

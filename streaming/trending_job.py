@@ -149,7 +149,8 @@ def _whole_from(begin: datetime | None, rules: TrendingRules) -> datetime | None
 def _follow(query: StreamingQuery, stop: threading.Event, progress: Progress, left_out: LeftOut) -> None:
     last = -1
     while query.isActive and not stop.wait(_POLL_SECONDS):
-        for report in query.recentProgress:
+        for progressed in query.recentProgress:
+            report = json.loads(progressed.json)
             if report["batchId"] > last:
                 last = report["batchId"]
                 left_out.record(report)
@@ -177,10 +178,10 @@ def _batch_progress(report: Any) -> BatchProgress:
     return BatchProgress(
         batch_id=report["batchId"],
         events=report["numInputRows"],
-        events_per_second=report["processedRowsPerSecond"] or 0.0,
+        events_per_second=report.get("processedRowsPerSecond") or 0.0,
         seconds=report["durationMs"].get("triggerExecution", 0) / 1000,
         state_rows=state["numRowsTotal"] if state else 0,
-        watermark=report["eventTime"].get("watermark"),
+        watermark=report.get("eventTime", {}).get("watermark"),
         late_groups=state["numRowsDroppedByWatermark"] if state else 0,
         lag=_lag(report),
     )
@@ -188,16 +189,13 @@ def _batch_progress(report: Any) -> BatchProgress:
 
 def _lag(report: Any) -> int:
     """Events of the topic that are not processed yet, by Spark's own account."""
-    for source in report["sources"]:
-        metrics = source["metrics"] or {}
-        if "maxOffsetsBehindLatest" in metrics:
-            return int(float(metrics["avgOffsetsBehindLatest"]) * max(1, _partitions(source["endOffset"])))
-    return 0
-
-
-def _partitions(offsets: Any) -> int:
-    decoded = json.loads(offsets) if isinstance(offsets, str) else offsets
-    return sum(len(partitions) for partitions in (decoded or {}).values())
+    [source] = report["sources"]
+    latest, end = source.get("latestOffset") or {}, source.get("endOffset") or {}
+    return sum(
+        max(0, newest - end.get(topic, {}).get(partition, newest))
+        for topic, partitions in latest.items()
+        for partition, newest in partitions.items()
+    )
 
 
 def _first_line(text: str) -> str:
