@@ -46,6 +46,7 @@ BATCH_RECORDS = 2_000
 BATCH_SECONDS = 1.0
 """At most one load a second, however slowly events come: dbt looks at each."""
 
+_SESSION_SECONDS = 10.0
 _LONGEST_DELAY = 5.0
 _KEPT_KEY = 1_000
 
@@ -100,6 +101,7 @@ def run_listens_sink(
             start_offsets=sink.start_offsets,
             max_records=BATCH_RECORDS,
             max_wait=BATCH_SECONDS,
+            session_timeout=_SESSION_SECONDS,
             metrics=metrics,
         ) as consumer,
     ):
