@@ -76,14 +76,21 @@ class BulkConsumer(EventConsumer):
             **config.confluent(),
             "group.id": group,
             "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "on_commit": self._committed,
             "auto.offset.reset": "latest" if from_latest else "earliest",
             "isolation.level": "read_committed",
             "partition.assignment.strategy": "cooperative-sticky",
             "session.timeout.ms": int(session_timeout * 1000),
             "heartbeat.interval.ms": int(min(3.0, session_timeout / 5) * 1000),
             "max.partition.fetch.bytes": 4 * config.max_event_bytes,
+            "fetch.queue.backoff.ms": 5,  # its default, a second, leaves a quick reader without events
             "queued.max.messages.kbytes": max(65_536, 8 * config.max_event_bytes // 1024),
         }
+        self._to_commit: list[TopicPartition] = []
+        self._sent: list[TopicPartition] = []
+        self._is_committing = False
+        self._confirmed_at = 0.0
         self._client = ConfluentConsumer(options, logger=LibrdkafkaLog())
         self._client.subscribe(
             self.topics, on_assign=self._came, on_revoke=self._went, on_lost=lambda _, lost: self._left(lost, "lost")
@@ -94,6 +101,7 @@ class BulkConsumer(EventConsumer):
         self._client.close()
 
     def _poll(self) -> Batch:
+        self._look_after_commits()
         try:
             messages = self._client.consume(self._max_records, self._max_wait)
         except KafkaException as error:
@@ -114,22 +122,58 @@ class BulkConsumer(EventConsumer):
         return True
 
     def _commit_read(self) -> None:
-        self._commit_sync({})
+        """Send the commit and go on: waiting for each answer would cost a third of the speed.
+
+        At most one is under way; what is dealt with in the meantime goes with the next.
+        """
+        if not (self._is_committing or self._to_commit):
+            self._confirmed_at = time.monotonic()
+        self._to_commit = self._read_to()
+        self._send_commit()
+
+    def _read_to(self) -> list[TopicPartition]:
+        """Return where reading goes on, now: a commit that the client makes up itself may run ahead of us."""
+        return [place for place in self._client.position(self._client.assignment()) if place.offset >= 0]
+
+    def _send_commit(self) -> None:
+        if self._to_commit and not self._is_committing:
+            self._is_committing = True
+            self._sent, self._to_commit = self._to_commit, []
+            self._client.commit(offsets=self._sent, asynchronous=True)
+
+    def _committed(self, error: KafkaError | None, places: list[TopicPartition]) -> None:
+        """Hear what became of a commit; called from within `consume` and `close`."""
+        self._is_committing = False
+        if error is None:
+            self._confirmed_at = time.monotonic()
+        elif error.code() in _OVERTAKEN:
+            self._overtaken(reason_of(error))
+        elif self._commit is CommitStrategy.EACH_BATCH:
+            self._to_commit = self._to_commit or self._sent
+
+    def _look_after_commits(self) -> None:
+        """Send what could not be sent before, or not in vain for too long."""
+        is_waiting = self._is_committing or self._to_commit
+        if is_waiting and time.monotonic() - self._confirmed_at > self.config.delivery_timeout:
+            raise self._not_committed("no answer", self._confirmed_at)
+        self._send_commit()
+
+    def _finish_commits(self) -> None:
+        if self._to_commit or self._is_committing:
+            self._commit_sync(self._to_commit or self._sent)
 
     def _commit_offsets(self, offsets: Mapping[Partition, int]) -> None:
-        self._commit_sync({"offsets": [TopicPartition(*place, offset) for place, offset in offsets.items()]})
+        self._commit_sync([TopicPartition(*place, offset) for place, offset in offsets.items()])
 
-    def _commit_sync(self, what: dict[str, Any]) -> None:
+    def _commit_sync(self, offsets: list[TopicPartition]) -> None:
         began = time.monotonic()
         deadline = began + self.config.delivery_timeout
         for delay in delays():
             try:
-                self._client.commit(**what, asynchronous=False)
+                self._client.commit(offsets=offsets, asynchronous=False)
                 return
             except KafkaException as error:
                 cause = error.args[0]
-                if cause.code() == KafkaError._NO_OFFSET:
-                    return
                 if cause.code() in _OVERTAKEN:
                     self._overtaken(reason_of(cause))
                     return
@@ -138,11 +182,9 @@ class BulkConsumer(EventConsumer):
                 time.sleep(delay)
 
     def _tell_read(self) -> None:
-        try:
-            self._client.commit(asynchronous=True)
-        except KafkaException as error:
-            if error.args[0].code() != KafkaError._NO_OFFSET:
-                self._overtaken(reason_of(error))
+        read_to = self._read_to()
+        if read_to:
+            self._client.commit(offsets=read_to, asynchronous=True)
 
     # Rebalances; called from within `consume` and `close`
 
@@ -155,6 +197,9 @@ class BulkConsumer(EventConsumer):
         self._assigned(partitions)
 
     def _went(self, client: ConfluentConsumer, revoked: list[TopicPartition]) -> None:
+        if self._to_commit:  # the last chance, sent before we give up the partitions: who comes next starts from there
+            client.commit(offsets=self._to_commit, asynchronous=True)
+            self._to_commit = []
         self._left(revoked, "revoked")
 
     def _left(self, places: list[TopicPartition], kind: str) -> None:

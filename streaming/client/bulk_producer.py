@@ -24,7 +24,7 @@ _CHUNK = 10_000
 """Events between two looks at what became of the earlier ones."""
 
 _POLL_EVERY = 500
-_ROOM_SECONDS = 0.1
+_ROOM_SECONDS = 0.005
 _FATAL_REPORTS = 3
 
 

@@ -13,7 +13,7 @@ from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssi
 from streaming.client.backoff import delays
 from streaming.client.config import KafkaConfig
 from streaming.client.errors import reason_of, translated
-from streaming.client.event_consumer import CommitStrategy, EventConsumer, OnPartitions, RecordBatch, StartOffsets
+from streaming.client.event_consumer import CommitStrategy, EventConsumer, OnPartitions, StartOffsets
 from streaming.client.library_logs import keep_quiet
 from streaming.client.metrics import StreamMetrics
 from streaming.client.records import Batch, Partition, Record
@@ -92,10 +92,13 @@ class Consumer(EventConsumer):
             if error.__cause__ is not None:  # what a callback of ours, or the caller's, raised
                 raise error.__cause__ from None
             raise translated(error, f"reading {', '.join(self.topics)}") from error
-        return RecordBatch([as_record(found) for found_together in by_partition.values() for found in found_together])
+        return _PolledBatch([found for found_together in by_partition.values() for found in found_together])
 
     def _commit_read(self) -> None:
         self._commit_sync(None)
+
+    def _finish_commits(self) -> None:
+        """Nothing to wait for: each was answered."""
 
     def _commit_offsets(self, offsets: Mapping[Partition, int]) -> None:
         self._commit_sync(
@@ -150,6 +153,25 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def on_partitions_lost(self, lost: Iterable[Any]) -> None:
         self._consumer._revoked([Partition(*partition) for partition in lost], "lost")
+
+
+class _PolledBatch:
+    """A batch of kafka-python's records."""
+
+    def __init__(self, found: list[Any]) -> None:
+        self._found = found
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def records(self) -> list[Record]:
+        return list(map(as_record, self._found))
+
+    def values(self) -> list[bytes | None]:
+        return [one.value for one in self._found]
+
+    def next_offsets(self) -> Mapping[Partition, int]:
+        return {Partition(one.topic, one.partition): one.offset + 1 for one in self._found}
 
 
 def as_record(found: Any) -> Record:

@@ -90,7 +90,7 @@ class EventConsumer(ABC):
     def batches(self, stop: threading.Event | None = None, *, idle: bool = False) -> Iterator[Batch]:
         """Yield batches until `stop` is set; with `idle`, also an empty one whenever nothing came for `max_wait`.
 
-        Asking for the next batch says that the last one is dealt with: then it is committed. What was yielded and
+        Asking for the next batch says that the last one is dealt with: then its commit is sent. What was yielded and
         not dealt with (an exception, a `break`) will be read again. Raises `BrokerUnreachableError` when no broker
         answered for `config.delivery_timeout` seconds, `CommitError` when one doesn't take commits for as long.
         """
@@ -105,6 +105,7 @@ class EventConsumer(ABC):
             self._look_for_brokers()
             if idle:
                 yield batch
+        self._finish_commits()
 
     @property
     def held(self) -> frozenset[Partition]:
@@ -131,7 +132,11 @@ class EventConsumer(ABC):
 
     @abstractmethod
     def _commit_read(self) -> None:
-        """Commit all that was read, and wait for the answer."""
+        """Commit all that was read; the answer may come later, from within `_poll`."""
+
+    @abstractmethod
+    def _finish_commits(self) -> None:
+        """Wait for the answers to all commits."""
 
     @abstractmethod
     def _tell_read(self) -> None:
