@@ -61,8 +61,8 @@ def parsed(records: DataFrame, rules: TrendingRules) -> DataFrame:
         (F.col("version") == VERSION)
         & (F.col("listened_at") >= MIN_LISTENED_AT)
         & (F.length("user_key") > 0)
-        & F.col("artist_name").isNotNull()
-        & F.col("track_name").isNotNull()
+        & _is_name("artist_name")
+        & _is_name("track_name")
         & F.col("track_id").rlike(_UUID)
         & F.col("artist_id").rlike(_UUID)
     )
@@ -70,6 +70,11 @@ def parsed(records: DataFrame, rules: TrendingRules) -> DataFrame:
     is_ahead = event_time > F.col("timestamp") + F.expr(f"interval {rules.clock_ahead_seconds} seconds")
     reason = F.when(~F.coalesce(is_whole, F.lit(False)), MALFORMED).when(is_ahead, CLOCK_AHEAD).otherwise(F.lit(None))
     return flat.withColumn("event_time", event_time).withColumn("left_out", reason).drop("version")
+
+
+def _is_name(column: str) -> Column:
+    """Not blank, and no NUL, which Postgres can't store."""
+    return F.col(column).rlike(r"(?U)\S") & ~F.contains(column, F.lit("\0"))
 
 
 def left_out_counts(events: DataFrame) -> DataFrame:

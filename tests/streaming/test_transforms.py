@@ -1,0 +1,236 @@
+"""The counts of the trending windows: on a static frame, on a stream, and in plain Python, always the same."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import listen
+from pyspark.sql import DataFrame, SparkSession
+from trending_reference import Row, Sent, TrendingReference, Window, windows_of
+
+from music_pulse.embedded.java import java_home
+from streaming import spark as spark_session
+from streaming.events import EventBuilder
+from streaming.transforms import CLOCK_AHEAD, MALFORMED, counted, parsed, recent_listens, window_changes
+from streaming.trending_rules import TrendingRules
+
+START = 1_700_000_040
+RULES = TrendingRules()
+SCHEMA = "value binary, timestamp timestamp"
+
+Counts = dict[Window, Row]
+
+
+@pytest.fixture(scope="module")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+    home = tmp_path_factory.mktemp("spark")
+    session = spark_session.session("test", java_home=java_home(home), jars=[], folder=home / "tmp")
+    yield session
+    session.stop()
+
+
+def sent(*listens: dict[str, Any], at: float | None = None) -> list[Sent]:
+    """Make events of listens; the broker has each the moment it was listened to, or `at`."""
+    events, refused = EventBuilder().build(listens, now=2_000_000_000)
+    assert refused == []
+    return [Sent(event, event["listened_at"] if at is None else at) for event in events]
+
+
+def records(spark: SparkSession, events: Sequence[Sent]) -> DataFrame:
+    return spark.createDataFrame([_record(json.dumps(event).encode(), time) for event, time in events], SCHEMA)
+
+
+def _record(value: bytes | None, broker_time: float) -> tuple[bytes | None, datetime]:
+    return value, datetime.fromtimestamp(broker_time, UTC)
+
+
+def changes(blocks: DataFrame, rules: TrendingRules) -> Counts:
+    return {
+        (row.window_start, row.kind, row.id): Row(row.artist_name, row.track_name, row.listens, row.listeners)
+        for row in window_changes(blocks, rules).collect()
+        if row.kind in ("track", "artist")
+    }
+
+
+def batch_counts(spark: SparkSession, events: Sequence[Sent], rules: TrendingRules = RULES) -> Counts:
+    return changes(recent_listens(counted(parsed(records(spark, events), rules)), rules), rules)
+
+
+def test_a_listen_counts_in_every_window_that_holds_it(spark: SparkSession) -> None:
+    [event] = sent(listen(START, "Vitamin C", "Can"))
+    minute = START // 60 * 60
+    assert batch_counts(spark, [event]) == {
+        (start, kind, event.event[f"{kind}_id"]): Row("Can", "Vitamin C" if kind == "track" else None, 1, 1)
+        for start in range(minute - 240, minute + 1, 60)
+        for kind in ("track", "artist")
+    }
+
+
+def test_a_listen_counts_once_however_often_it_was_sent(spark: SparkSession) -> None:
+    once = sent(listen(START))
+    again = sent(listen(START, album="Album"), at=START + 30)
+    assert batch_counts(spark, once + again) == batch_counts(spark, once)
+
+
+def test_two_tracks_in_one_second_are_two_listens_of_the_artist(spark: SparkSession) -> None:
+    events = sent(listen(START, "One"), listen(START, "Two"))
+    rows = batch_counts(spark, events)
+    artist = (START // 60 * 60, "artist", events[0].event["artist_id"])
+    assert rows[artist] == Row("Artist", None, 2, 1)
+
+
+def test_more_listens_than_the_cap_do_not_count_and_the_cap_is_each_window_s(spark: SparkSession) -> None:
+    rules = TrendingRules(listens_per_user=3)
+    flood = [listen(START + second, user="flooder") for second in range(0, 400, 10)]
+    rows = batch_counts(spark, sent(*flood, listen(START, user="ann")), rules)
+    assert {(row.listens, row.listeners) for (start, _, _), row in rows.items() if start == START // 60 * 60} == {
+        (4, 2)
+    }
+    assert max(row.listens for row in rows.values()) == 4
+
+
+def test_spellings_are_one_and_the_smallest_is_shown(spark: SparkSession) -> None:
+    events = sent(listen(START, "halleluhwah", "CAN"), listen(START, "Halleluhwah", "Can", user="bob"))
+    rows = batch_counts(spark, events)
+    assert {(row.artist_name, row.track_name, row.listeners) for row in rows.values()} == {
+        ("CAN", "Halleluhwah", 2),
+        ("CAN", None, 2),
+    }
+
+
+@pytest.mark.parametrize(("ahead", "reason"), [(60, None), (61, CLOCK_AHEAD), (86_400 * 365_000, CLOCK_AHEAD)])
+def test_a_clock_may_run_ahead_a_little(spark: SparkSession, ahead: int, reason: str | None) -> None:
+    [event] = sent(listen(START))
+    wrong = Sent({**event.event, "listened_at": START + ahead}, START)
+    assert [row.left_out for row in parsed(records(spark, [wrong]), RULES).collect()] == [reason]
+
+
+def _without(name: str) -> bytes:
+    [(event, _)] = sent(listen(START))
+    return json.dumps({key: value for key, value in event.items() if key != name}).encode()
+
+
+def _with(**values: Any) -> bytes:
+    [(event, _)] = sent(listen(START))
+    return json.dumps({**event, **values}).encode()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        b"",
+        b"{",
+        b"[]",
+        b"7",
+        b"null",
+        b"\xff\xfe",
+        _with()[:-3],
+        *(_without(name) for name in ("version", "track_id", "user_key", "listened_at", "track_metadata")),
+        _with(version=2),
+        _with(version="1"),
+        _with(listened_at="soon"),
+        _with(listened_at=1_000_000_000),
+        _with(listened_at=START + 0.5),
+        _with(artist_id="no uuid"),
+        _with(user_key=""),
+        _with(track_metadata={"artist_name": "Can"}),
+        _with(track_metadata={"artist_name": "Can", "track_name": "a\0b"}),
+        _with(track_metadata={"artist_name": " ", "track_name": "Vitamin C"}),
+        _with(track_metadata="Can"),
+    ],
+)
+def test_what_is_no_event_is_malformed(spark: SparkSession, value: bytes | None) -> None:
+    frame = spark.createDataFrame([_record(value, START)], SCHEMA)
+    assert [row.left_out for row in parsed(frame, RULES).collect()] == [MALFORMED]
+
+
+def test_fields_that_trending_does_not_know_are_passed_over(spark: SparkSession) -> None:
+    frame = spark.createDataFrame([_record(_with(mood={"happy": [1, None]}), START)], SCHEMA)
+    assert [row.left_out for row in parsed(frame, RULES).collect()] == [None]
+
+
+def history(rng: random.Random, count: int, *, minutes: int, late: int) -> list[Sent]:
+    """Invent listens of half an hour: repeats, a flooder, clocks ahead; the broker has them up to `late` s later."""
+    listens = []
+    for _ in range(count):
+        second = START + rng.randrange(minutes * 60)
+        user = rng.choice(["ann", "bob", "cleo", "dan", "eve", "Ève", "flooder", "flooder", "flooder"])
+        artist = rng.choice(["Can", "CAN", "Neu!", "Faust"])
+        track = "Flood" if user == "flooder" else rng.choice(["One", "Two", "two", "Three"])
+        listens.append(listen(second, track, artist, user=user))
+    events = [Sent(event, time + rng.randrange(late)) for event, time in sent(*listens)]
+    events += rng.choices(events, k=count // 10)
+    events += [Sent(event, time - 3600) for event, time in rng.choices(events, k=count // 50)]
+    return sorted(events, key=lambda item: item.broker_time + rng.random() * 60)
+
+
+RULE_SETS = [
+    RULES,
+    TrendingRules(window_minutes=6, slide_minutes=2, watermark_minutes=3, listens_per_user=2),
+    TrendingRules(window_minutes=1, slide_minutes=1, watermark_minutes=0, listens_per_user=1),
+]
+
+
+@pytest.mark.parametrize("rules", RULE_SETS)
+def test_a_static_frame_equals_plain_python(spark: SparkSession, rules: TrendingRules) -> None:
+    events = history(random.Random(1), 2_000, minutes=30, late=900)
+    expected = windows_of(events, rules)
+    assert len(expected) > 100
+    assert batch_counts(spark, events, rules) == expected
+
+
+@pytest.mark.parametrize("rules", RULE_SETS)
+@pytest.mark.parametrize("late", [120, 1500])
+def test_a_stream_equals_plain_python(spark: SparkSession, tmp_path: Path, rules: TrendingRules, late: int) -> None:
+    events = history(random.Random(late), 1_200, minutes=40, late=late)
+    batches = [events[start : start + 170] for start in range(0, len(events), 170)]
+    reference = TrendingReference(rules)
+    for batch in batches:
+        reference.count(batch)
+    assert stream_counts(spark, tmp_path, batches, rules) == reference.windows()
+
+
+def stream_counts(spark: SparkSession, folder: Path, batches: Sequence[Sequence[Sent]], rules: TrendingRules) -> Counts:
+    """Add up what a stream reports, a batch a file; windows take nothing once the watermark has passed them."""
+    total: Counts = {}
+    watermark = float("-inf")
+
+    def add(blocks: DataFrame, number: int) -> None:
+        nonlocal watermark
+        for window, row in changes(blocks, rules).items():
+            if window[0] + rules.window_minutes * 60 > watermark:
+                total[window] = _sum(total.get(window), row)
+        batch = batches[number] if number < len(batches) else []  # the last one comes for the watermark alone
+        newest = [event["listened_at"] for event, time in batch if event["listened_at"] <= time + 60]
+        watermark = max([watermark, *(second - rules.watermark_minutes * 60 for second in newest)])
+
+    source = folder / "source"
+    source.mkdir()
+    stream = spark.readStream.schema(SCHEMA).option("maxFilesPerTrigger", 1).parquet(str(source))
+    for batch in batches:
+        records(spark, batch).coalesce(1).write.mode("append").parquet(str(source))
+    query = (
+        recent_listens(counted(parsed(stream, rules)), rules)
+        .writeStream.outputMode("update")
+        .foreachBatch(add)
+        .option("checkpointLocation", str(folder / "checkpoint"))
+        .trigger(availableNow=True)
+        .start()
+    )
+    query.awaitTermination()
+    return total
+
+
+def _sum(held: Row | None, added: Row) -> Row:
+    if held is None:
+        return added
+    track = None if held.track_name is None else min(held.track_name, added.track_name or "", key=str.encode)
+    artist = min(held.artist_name, added.artist_name, key=str.encode)
+    return Row(artist, track, held.listens + added.listens, held.listeners + added.listeners)
