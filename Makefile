@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 ARGS ?=
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-all run test lint bench docs lock clean
+.PHONY: help setup setup-all run live test lint bench docs lock clean
 
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -14,6 +14,9 @@ setup: .venv/.batch ## make .venv with what the batch pipeline needs
 
 run: setup ## listens to marts: extract, build, test, export, show (ARGS="--user NAME")
 	$(BIN)/pulse run $(ARGS)
+
+live: .venv/.streaming ## Kafka, Spark and a live table of what is trending (ARGS="--simulate 20")
+	$(BIN)/pulse live $(ARGS)
 
 test: .venv/.all ## the whole test suite (ARGS="-k name" for a part)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
@@ -49,6 +52,10 @@ setup-all: .venv/.all ## make .venv with everything (Spark, Kafka, Airflow, test
 .venv/.batch: .venv/.uv requirements/batch.txt pyproject.toml
 	$(BIN)/uv pip install --quiet --compile-bytecode --require-hashes -r requirements/batch.txt
 	@$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/.streaming: .venv/.batch requirements/streaming.txt
+	$(BIN)/uv pip install --quiet --compile-bytecode --require-hashes -r requirements/streaming.txt
 	@touch $@
 
 .venv/.all: .venv/.batch requirements/streaming.txt requirements/orchestration.txt requirements/dev.txt

@@ -34,12 +34,19 @@ extract_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Land listens in schema raw, and do nothing else."
 )
 app.add_typer(extract_app, name="extract")
+stream_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Run the parts of the stream one by one.")
+app.add_typer(stream_app, name="stream")
 
 Demo = Annotated[bool, typer.Option("--demo", help="Work on the synthetic demo (database pulse_demo).")]
 Users = Annotated[list[str] | None, typer.Option("--user", "-u", help="ListenBrainz user; may be given several times.")]
 Since = Annotated[
     datetime | None,
     typer.Option(formats=["%Y-%m-%d"], help="Leave out what was listened to before this day (UTC)."),
+]
+
+
+MetricsPort = Annotated[
+    int | None, typer.Option(min=0, max=65535, help="Serve Prometheus' /metrics on 127.0.0.1; 0 takes a free port.")
 ]
 
 
@@ -238,16 +245,99 @@ def docs(
 
 
 @app.command()
-def up(demo: Demo = False) -> None:
+def live(
+    simulate: Annotated[
+        float | None, typer.Option(min=0.01, help="Send so many invented listens a second, in a demo of their own.")
+    ] = None,
+    seconds: Annotated[float | None, typer.Option(min=0, help="Stop by itself after so long.")] = None,
+    demo: Demo = False,
+) -> None:
+    """Start Postgres, Kafka, the trending job and the sink, and show what is trending until Ctrl-C."""
+    from music_pulse.live import run_live
+
+    with _warehouse(demo or simulate is not None) as settings:
+        run_live(settings, simulate, seconds)
+
+
+@stream_app.command("trending")
+def stream_trending(
+    metrics_port: MetricsPort = None,
+    dead_letters: Annotated[
+        bool,
+        typer.Option("--dead-letters/--no-dead-letters", help="Set malformed events aside; the sink does so, too."),
+    ] = True,
+    demo: Demo = False,
+) -> None:
+    """Count trending windows with Spark until stopped."""
+    from music_pulse import streams
+
+    with _warehouse(demo) as settings:
+        streams.run_trending(settings, metrics_port, dead_letters=dead_letters)
+
+
+@stream_app.command("sink")
+def stream_sink(metrics_port: MetricsPort = None, demo: Demo = False) -> None:
+    """Land every event of the topic in raw.stream_listens until stopped."""
+    from music_pulse import streams
+
+    with _warehouse(demo) as settings:
+        streams.run_sink(settings, metrics_port)
+
+
+@stream_app.command("simulate")
+def stream_simulate(
+    rate: Annotated[float, typer.Argument(min=0.01, help="Events a second.")] = 20.0,
+    seconds: Annotated[float | None, typer.Option(min=0, help="Stop by itself after so long.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed tells the same story.")] = 1,
+) -> None:
+    """Send invented listens, always to the demo's topic: a rising hit, a flooder, late and doubled events."""
+    from music_pulse import streams
+
+    with _warehouse(demo=True) as settings:
+        typer.echo(f"sent {streams.run_simulator(settings, rate, seconds, seed):,} events")
+
+
+@stream_app.command("replay")
+def stream_replay(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="JSON lines, plain or gzip.")],
+    speed: Annotated[float, typer.Option(min=0.001, help="So many times as fast as it was listened to.")] = 3600.0,
+    user: Annotated[str | None, typer.Option("--user", "-u", help="Whose listens, unless the lines say.")] = None,
+    demo: Demo = False,
+) -> None:
+    """Send the listens of a file in the order of their times."""
+    from music_pulse import streams
+
+    with _warehouse(demo) as settings:
+        sent, bad = streams.run_replay(settings, path, speed, user)
+    typer.echo(f"sent {sent:,} events, {bad:,} lines are no listens")
+
+
+@stream_app.command("status")
+def stream_status(demo: Demo = False) -> None:
+    """Show the lag of each group and partition, and how fresh what was landed is."""
+    from music_pulse import streams
+
+    with _warehouse(demo) as settings:
+        streams.status(settings)
+
+
+@app.command()
+def up(
+    kafka: Annotated[bool, typer.Option("--kafka", help="The embedded Kafka broker, too.")] = False,
+    demo: Demo = False,
+) -> None:
     """Start the embedded Postgres and keep it up, for psql, plain dbt or a notebook."""
     from music_pulse import server
 
-    typer.echo(server.up(_settings(demo)))
+    settings = _settings(demo)
+    typer.echo(server.up(settings))
+    if kafka:
+        typer.echo(server.up_kafka(settings))
 
 
 @app.command()
 def down() -> None:
-    """Stop the embedded Postgres."""
+    """Stop the embedded Postgres, and the broker if it runs."""
     from music_pulse import server
 
     typer.echo(server.down(_settings()))

@@ -25,12 +25,26 @@ def up(settings: Settings) -> str:
         )
 
 
+def up_kafka(settings: Settings) -> str:
+    """Start the embedded broker, keep it up, and say how to use it."""
+    from music_pulse.display import step
+    from music_pulse.embedded import broker
+
+    if settings.kafka_bootstrap:
+        raise ConfigurationError("pulse up --kafka is for the embedded broker: PULSE_KAFKA_BOOTSTRAP names another")
+    with step("Starting Kafka") as report:
+        endpoint = broker.keep_up(settings.home, jar_cache=settings.jar_cache, progress=report)
+    return f"Kafka is up on {endpoint.bootstrap}"
+
+
 def down(settings: Settings) -> str:
-    """Stop the embedded server."""
-    from music_pulse.embedded import postgres
+    """Stop the embedded servers."""
+    from music_pulse.embedded import broker, postgres
 
     _require_embedded(settings, "down")
-    return "Postgres is stopped" if postgres.shut_down(settings.home) else "Postgres was not running"
+    lines = ["Kafka is stopped"] if broker.shut_down(settings.home) else []
+    lines.append("Postgres is stopped" if postgres.shut_down(settings.home) else "Postgres was not running")
+    return "\n".join(lines)
 
 
 def status(settings: Settings) -> str:

@@ -126,9 +126,22 @@ def _command(settings: Settings, arguments: Sequence[str]) -> list[str]:
         return command
     command += _missing(arguments, "--project-dir", str(PROJECT_ROOT / "dbt_project"))
     command += _missing(arguments, "--profiles-dir", str(PROJECT_ROOT))
-    if settings.dbt_vars and words[0] in _VARS_COMMANDS:
-        command += _missing(arguments, "--vars", json.dumps(settings.dbt_vars))
+    variables = {**_trending_vars(settings), **settings.dbt_vars}
+    if variables and words[0] in _VARS_COMMANDS:
+        command += _missing(arguments, "--vars", json.dumps(variables))
     return command
+
+
+def _trending_vars(settings: Settings) -> dict[str, Any]:
+    """The rules of the trending windows, where they aren't those of dbt_project.yml."""
+    names = [f"trending_{rule}" for rule in (
+        "window_minutes", "slide_minutes", "watermark_minutes", "listens_per_user", "clock_ahead_seconds"
+    )]  # fmt: skip
+    return {
+        name: getattr(settings, name)
+        for name in names
+        if getattr(settings, name) != type(settings).model_fields[name].default
+    }
 
 
 def _missing(arguments: Sequence[str], option: str, value: str) -> list[str]:
