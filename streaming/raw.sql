@@ -45,7 +45,8 @@ create table if not exists raw.stream_loads (
     committed_at timestamptz not null
 );
 
--- Where the sink goes on: committed with the listens before it. A topic made anew has another id in another cluster.
+-- Where the sink goes on: committed with the listens before it. `cluster_id` is the id of the cluster and, after a
+-- slash, that of the topic: one made anew gets another, and its offsets are new.
 create table if not exists raw.stream_offsets (
     cluster_id text not null,
     topic text not null,
