@@ -17,6 +17,7 @@ from streaming.client.library_logs import LibrdkafkaLog
 from streaming.client.metrics import StreamMetrics
 from streaming.client.records import Batch, Partition, Record
 
+_COMMIT_SECONDS = 0.02
 _OVERTAKEN = frozenset(
     {
         KafkaError.ILLEGAL_GENERATION,
@@ -90,7 +91,7 @@ class BulkConsumer(EventConsumer):
         self._to_commit: list[TopicPartition] = []
         self._sent: list[TopicPartition] = []
         self._is_committing = False
-        self._confirmed_at = 0.0
+        self._sent_at = self._confirmed_at = 0.0
         self._client = ConfluentConsumer(options, logger=LibrdkafkaLog())
         self._client.subscribe(
             self.topics, on_assign=self._came, on_revoke=self._went, on_lost=lambda _, lost: self._left(lost, "lost")
@@ -124,7 +125,7 @@ class BulkConsumer(EventConsumer):
     def _commit_read(self) -> None:
         """Send the commit and go on: waiting for each answer would cost a third of the speed.
 
-        At most one is under way; what is dealt with in the meantime goes with the next.
+        At most one is under way, and one in 20 ms; what is dealt with in the meantime goes with the next.
         """
         if not (self._is_committing or self._to_commit):
             self._confirmed_at = time.monotonic()
@@ -133,11 +134,13 @@ class BulkConsumer(EventConsumer):
 
     def _read_to(self) -> list[TopicPartition]:
         """Return where reading goes on, now: a commit that the client makes up itself may run ahead of us."""
-        return [place for place in self._client.position(self._client.assignment()) if place.offset >= 0]
+        places = [TopicPartition(*partition) for partition in self._held]
+        return [place for place in self._client.position(places) if place.offset >= 0]
 
     def _send_commit(self) -> None:
-        if self._to_commit and not self._is_committing:
-            self._is_committing = True
+        now = time.monotonic()
+        if self._to_commit and not self._is_committing and now - self._sent_at >= _COMMIT_SECONDS:
+            self._is_committing, self._sent_at = True, now
             self._sent, self._to_commit = self._to_commit, []
             self._client.commit(offsets=self._sent, asynchronous=True)
 
