@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaException, TopicPartition
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from streaming.client.backoff import delays
 from streaming.client.config import KafkaConfig
 from streaming.client.connection import check
 from streaming.client.errors import StreamError, translated
@@ -18,6 +20,14 @@ from streaming.client.library_logs import LibrdkafkaLog
 from streaming.client.records import Partition
 
 log = logging.getLogger(__name__)
+
+
+_COORDINATOR_MOVES = {
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+}
+"""The group's coordinator is being found: soon it answers."""
 
 
 class Lag(NamedTuple):
@@ -42,7 +52,7 @@ def measure_lag(config: KafkaConfig, groups: Iterable[str], topics: Sequence[str
         ends = _ends(admin, config, partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]
         lags = []
         for group in groups:
-            committed = _committed(admin, config, group, partitions)
+            committed = _committed(config, group, partitions)
             for partition in partitions:
                 at = committed.get(partition)
                 since = max(starts[partition], at or 0)
@@ -63,17 +73,25 @@ def _ends(
     return {Partition(place.topic, place.partition): future.result().offset for place, future in futures.items()}
 
 
-def _committed(
-    admin: AdminClient, config: KafkaConfig, group: str, partitions: Sequence[Partition]
-) -> Mapping[Partition, int]:
-    wanted = ConsumerGroupTopicPartitions(group, [TopicPartition(*partition) for partition in partitions])
-    futures = admin.list_consumer_group_offsets([wanted], request_timeout=config.connect_timeout)
-    answer = futures[group].result()
-    return {
-        Partition(place.topic, place.partition): place.offset
-        for place in answer.topic_partitions or []
-        if place.offset >= 0
-    }
+def _committed(config: KafkaConfig, group: str, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
+    """Ask as a member that never joins: librdkafka's `list_consumer_group_offsets` crashes the process when the
+    coordinator is still loading, which it is for seconds after a broker's start."""
+    options = {**config.confluent(), "group.id": group, "enable.auto.commit": False}
+    consumer = Consumer(options, logger=LibrdkafkaLog())
+    wanted = [TopicPartition(*partition) for partition in partitions]
+    deadline = time.monotonic() + config.connect_timeout
+    try:
+        for delay in delays():
+            try:
+                found = consumer.committed(wanted, timeout=config.connect_timeout)
+                return {Partition(place.topic, place.partition): place.offset for place in found if place.offset >= 0}
+            except KafkaException as error:
+                if error.args[0].code() not in _COORDINATOR_MOVES or time.monotonic() + delay > deadline:
+                    raise
+                time.sleep(delay)
+        raise AssertionError("delays never end")
+    finally:
+        consumer.close()
 
 
 class LagCollector(Collector):
