@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import json
 import struct
+from http import HTTPStatus
 from typing import Any
 
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
 from fastavro.schema import SchemaParseException
 
-from streaming.client.errors import SerializationError
+from streaming.client.errors import RegistryError, SerializationError
 from streaming.client.registry import Registry
 
 MAGIC = 0
@@ -44,16 +45,29 @@ class AvroSerializer:
         return out.getvalue()
 
     def deserialize(self, data: bytes) -> Any:
-        """Decode; what has no header, or isn't what its schema says, is refused. May ask the registry."""
+        """Decode; what has no header, an unknown schema, or isn't what its schema says, is refused.
+
+        May ask the registry: raises `RegistryError` if that is out of reach.
+        """
         if len(data) < _HEADER.size or data[0] != MAGIC:
             raise SerializationError("not Avro with a schema id")
         schema_id = _HEADER.unpack_from(data)[1]
-        writer = self._writers.get(schema_id)
-        if writer is None:
-            writer = self._writers[schema_id] = parse_schema(json.loads(self._registry.schema(schema_id)))
+        writer = self._writers.get(schema_id) or self._ask_for(schema_id)
         body = io.BytesIO(data)
         body.seek(_HEADER.size)
         try:
             return schemaless_reader(body, writer, self._schema)
         except Exception as error:  # fastavro raises whatever the broken bytes run it into
             raise SerializationError(f"not what schema {schema_id} says: {error}") from None
+
+    def _ask_for(self, schema_id: int) -> Any:
+        try:
+            writer = parse_schema(json.loads(self._registry.schema(schema_id)))
+        except RegistryError as error:
+            if error.status != HTTPStatus.NOT_FOUND:
+                raise
+            raise SerializationError(f"nobody knows schema {schema_id}") from error
+        except (ValueError, SchemaParseException) as error:
+            raise SerializationError(f"schema {schema_id} is no Avro schema: {error}") from error
+        self._writers[schema_id] = writer
+        return writer

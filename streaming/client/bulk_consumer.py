@@ -91,7 +91,9 @@ class BulkConsumer(EventConsumer):
         self._to_commit: list[TopicPartition] = []
         self._sent: list[TopicPartition] = []
         self._is_committing = False
-        self._sent_at = self._confirmed_at = 0.0
+        self._sent_at = 0.0
+        self._failing: tuple[float, KafkaError] | None = None
+        """Since when commits fail, and how the last one did."""
         self._client = ConfluentConsumer(options, logger=LibrdkafkaLog())
         self._client.subscribe(
             self.topics, on_assign=self._came, on_revoke=self._went, on_lost=lambda _, lost: self._left(lost, "lost")
@@ -102,11 +104,13 @@ class BulkConsumer(EventConsumer):
         self._client.close()
 
     def _poll(self) -> Batch:
-        self._look_after_commits()
+        self._send_commit()
         try:
             messages = self._client.consume(self._max_records, self._max_wait)
         except KafkaException as error:
             raise translated(error, f"reading {', '.join(self.topics)}") from error
+        if self._failing is not None and time.monotonic() - self._failing[0] > self.config.delivery_timeout:
+            raise self._not_committed(reason_of(self._failing[1]), self._failing[0])
         if any(map(Message.error, messages)):
             messages = [message for message in messages if not self._is_error(message)]
         return _MessageBatch(messages)
@@ -127,8 +131,6 @@ class BulkConsumer(EventConsumer):
 
         At most one is under way, and one in 20 ms; what is dealt with in the meantime goes with the next.
         """
-        if not (self._is_committing or self._to_commit):
-            self._confirmed_at = time.monotonic()
         self._to_commit = self._read_to()
         self._send_commit()
 
@@ -140,26 +142,23 @@ class BulkConsumer(EventConsumer):
     def _send_commit(self) -> None:
         now = time.monotonic()
         if self._to_commit and not self._is_committing and now - self._sent_at >= _COMMIT_SECONDS:
-            self._is_committing, self._sent_at = True, now
-            self._sent, self._to_commit = self._to_commit, []
-            self._client.commit(offsets=self._sent, asynchronous=True)
+            # What went to another member meanwhile is its to commit.
+            self._sent = [place for place in self._to_commit if Partition(place.topic, place.partition) in self._held]
+            self._to_commit = []
+            if self._sent:
+                self._is_committing, self._sent_at = True, now
+                self._client.commit(offsets=self._sent, asynchronous=True)
 
     def _committed(self, error: KafkaError | None, places: list[TopicPartition]) -> None:
         """Hear what became of a commit; called from within `consume` and `close`."""
         self._is_committing = False
-        if error is None:
-            self._confirmed_at = time.monotonic()
-        elif error.code() in _OVERTAKEN:
-            self._overtaken(reason_of(error))
-        elif self._commit is CommitStrategy.EACH_BATCH:
-            self._to_commit = self._to_commit or self._sent
-
-    def _look_after_commits(self) -> None:
-        """Send what could not be sent before, or not in vain for too long."""
-        is_waiting = self._is_committing or self._to_commit
-        if is_waiting and time.monotonic() - self._confirmed_at > self.config.delivery_timeout:
-            raise self._not_committed("no answer", self._confirmed_at)
-        self._send_commit()
+        if error is None or error.code() in _OVERTAKEN or self._commit is not CommitStrategy.EACH_BATCH:
+            self._failing = None
+            if error is not None:
+                self._overtaken(reason_of(error))
+            return
+        self._to_commit = self._to_commit or self._sent
+        self._failing = (self._failing[0] if self._failing else time.monotonic(), error)
 
     def _finish_commits(self) -> None:
         if self._to_commit or self._is_committing:

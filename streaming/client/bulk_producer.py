@@ -17,7 +17,7 @@ from streaming.client.event_producer import EventProducer, OnDelivery, V
 from streaming.client.library_logs import LibrdkafkaLog
 from streaming.client.metrics import StreamMetrics
 from streaming.client.rate import TokenBucket
-from streaming.client.records import Delivery, Headers
+from streaming.client.records import Delivery, Headers, Record
 from streaming.client.serializers import Serializer
 
 _CHUNK = 10_000
@@ -105,6 +105,12 @@ class BulkProducer(EventProducer[V]):
                 self._count(events - length_hint(rest))
             self._serve(self._client.poll, 0)
             self._tell_metrics()
+
+    def forward(self, record: Record, headers: Headers) -> None:
+        """Send a record on as it was read, with other headers; also one of nothing, which `send` refuses."""
+        self._before(1)
+        self._count(1)
+        self._enqueue(record.key, record.value, headers, None)
 
     def _produce(self, events: Iterable[tuple[bytes | None, bytes | None]]) -> None:
         """Queue events: the loop on which the speed of the library hangs; nothing more belongs into it."""

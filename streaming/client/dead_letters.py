@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -43,16 +42,12 @@ class Origin(NamedTuple):
     def of(cls, headers: Headers) -> Origin | None:
         """Read it from the headers of a dead letter (the last, if it died more than once); None if it isn't one."""
         ours = [(name.removeprefix(PREFIX), content) for name, content in headers if name.startswith(PREFIX)]
-        found = {name: (content or b"").decode() for name, content in ours}
-        if found.keys() < set(cls._fields):
+        found = {name: (content or b"").decode("utf-8", "replace") for name, content in ours}
+        try:
+            numbers = [int(found[name]) for name in ("partition", "offset", "timestamp_ms")]
+            return cls(found["reason"], found["topic"], *numbers)
+        except (KeyError, ValueError):
             return None
-        return cls(
-            found["reason"],
-            found["topic"],
-            int(found["partition"]),
-            int(found["offset"]),
-            int(found["timestamp_ms"]),
-        )
 
 
 class DeadLetters:
@@ -70,9 +65,7 @@ class DeadLetters:
     def send(self, record: Record, reason: str) -> None:
         """Set `record` aside for `reason`, a short stable phrase (it becomes a label of a metric)."""
         origin = Origin(reason[:_MAX_REASON], record.topic, record.partition, record.offset, record.timestamp_ms)
-        self._producer.send(
-            record.key, record.value, [*record.headers, *origin.headers()], timestamp_ms=int(time.time() * 1000)
-        )
+        self._producer.forward(record, [*record.headers, *origin.headers()])
         if self._metrics is not None:
             self._metrics.dead_letters.labels(self.topic, reason).inc()
 

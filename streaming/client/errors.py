@@ -37,7 +37,11 @@ class SerializationError(StreamError):
 
 
 class RegistryError(StreamError):
-    """The schema registry is out of reach, or refuses a schema."""
+    """The schema registry is out of reach, or refuses a schema; `status` is its HTTP status, if it answered."""
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class DeliveryError(StreamError):
@@ -73,6 +77,7 @@ _TLS = Kind(BrokerUnreachableError, "check PULSE_KAFKA_SECURITY_PROTOCOL and PUL
 _FORBIDDEN = Kind(AuthorizationError, "ask the cluster's owner for the right")
 _TOPIC = Kind(UnknownTopicError, "create the topic, or check PULSE_KAFKA_TOPIC")
 _FENCED = Kind(FencedError, "another producer has taken over; end this one")
+_SIZE = Kind(StreamError, "the topic takes no event of this size (max.message.bytes)")
 _OTHER = Kind(StreamError, "see the broker's log")
 
 _BY_CODE = {
@@ -93,6 +98,8 @@ _BY_CODE = {
     KafkaError._UNKNOWN_TOPIC: _TOPIC,
     KafkaError._UNKNOWN_PARTITION: _TOPIC,
     KafkaError.UNKNOWN_TOPIC_OR_PART: _TOPIC,
+    KafkaError.MSG_SIZE_TOO_LARGE: _SIZE,
+    KafkaError.RECORD_LIST_TOO_LARGE: _SIZE,
     KafkaError._FENCED: _FENCED,
     KafkaError.PRODUCER_FENCED: _FENCED,
     KafkaError.INVALID_PRODUCER_EPOCH: _FENCED,
@@ -103,6 +110,8 @@ _BY_CLASS: tuple[tuple[type[Exception], Kind], ...] = (
     (kafka_errors.UnsupportedSaslMechanismError, _LOGIN),
     (kafka_errors.AuthorizationError, _FORBIDDEN),
     (kafka_errors.UnknownTopicOrPartitionError, _TOPIC),
+    (kafka_errors.MessageSizeTooLargeError, _SIZE),
+    (kafka_errors.RecordListTooLargeError, _SIZE),
     (kafka_errors.ProducerFencedError, _FENCED),
     (kafka_errors.InvalidProducerEpochError, _FENCED),
     (kafka_errors.KafkaTimeoutError, _UNREACHABLE),
@@ -124,7 +133,7 @@ def reason_of(error: Exception | KafkaError) -> str:
     if isinstance(error, KafkaException):
         error = error.args[0]
     text = error.str() if isinstance(error, KafkaError) else str(error) or type(error).__name__
-    return " ".join(text.split())
+    return " ".join(text.split()).removesuffix(": None")  # kafka-python's for "nothing to add"
 
 
 def translated(error: Exception | KafkaError, doing: str) -> StreamError:

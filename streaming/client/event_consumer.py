@@ -81,7 +81,7 @@ class EventConsumer(ABC):
         self._on_assigned = on_assigned
         self._on_revoked = on_revoked
         self._metrics = metrics
-        self._held: set[Partition] = set()
+        self._held: frozenset[Partition] = frozenset()
         self._heard_at = self._looked_at = 0.0
         check(config, self.topics)
 
@@ -110,7 +110,7 @@ class EventConsumer(ABC):
     @property
     def held(self) -> frozenset[Partition]:
         """The partitions that are this member's now."""
-        return frozenset(self._held)
+        return self._held
 
     @abstractmethod
     def close(self) -> None:
@@ -186,13 +186,13 @@ class EventConsumer(ABC):
             log.warning("%s: %s", self.group, error)
 
     def _assigned(self, partitions: Sequence[Partition]) -> None:
-        self._held.update(partitions)
+        self._held |= frozenset(partitions)
         self._rebalanced("assigned", partitions)
         if self._on_assigned is not None:
             self._on_assigned(partitions)
 
     def _revoked(self, partitions: Sequence[Partition], kind: str = "revoked") -> None:
-        self._held.difference_update(partitions)
+        self._held -= frozenset(partitions)
         self._rebalanced(kind, partitions)
         if self._on_revoked is not None:
             self._on_revoked(partitions)
@@ -204,8 +204,8 @@ class EventConsumer(ABC):
             self._metrics.partitions.labels(self.group).set(len(self._held))
 
     def _overtaken(self, why: str) -> None:
-        """Note a commit that the group refused, since it took this member for dead: others read on from before."""
-        log.warning("%s: a batch took too long, and others will read it again: %s", self.group, why)
+        """Note a commit that the group refused, or a member that it took for dead: others read on from before."""
+        log.warning("%s: not committed, others will read it again: %s", self.group, why)
         if self._metrics is not None:
             self._metrics.commit_failures.labels(self.group).inc()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from streaming.client.errors import DeliveryError, FencedError, SerializationErr
 from streaming.client.metrics import StreamMetrics
 from streaming.client.rate import TokenBucket
 from streaming.client.records import Delivery, Headers
-from streaming.client.serializers import Serializer
+from streaming.client.serializers import Serializer, StringSerializer
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ OnDelivery = Callable[[Delivery], None]
 
 
 class EventProducer(ABC, Generic[V]):
-    """A producer of one topic: acks=all, idempotent, lz4; the same key always goes to the same partition.
+    """A producer of one topic, for one thread: acks=all, idempotent, lz4; a key always goes to the same partition.
 
     `rate` bounds the events per second; `on_delivery` hears what became of each event; with a `transactional_id`
     everything is sent within `with producer.transaction():`. Nothing is delivered for sure before `flush` returned.
@@ -53,6 +54,7 @@ class EventProducer(ABC, Generic[V]):
         self._max_queued = max_queued
         self._metrics = metrics
         self._in_transaction = False
+        self._lock = threading.RLock()  # the client's thread counts, too
         self._sent = 0
         self._failed = 0
         self._failed_since_flush = 0
@@ -72,7 +74,7 @@ class EventProducer(ABC, Generic[V]):
         for an event that is too large or when nothing left the queue for `delivery_timeout` seconds.
         """
         encoded = None if value is None else self._serializer.serialize(value)
-        name = key.encode() if isinstance(key, str) else key
+        name = StringSerializer().serialize(key) if isinstance(key, str) else key
         if name is None and encoded is None:
             raise SerializationError("an event needs a key or a value")
         self._before(1)
@@ -95,8 +97,9 @@ class EventProducer(ABC, Generic[V]):
         """
         self._drain(self.config.delivery_timeout if timeout is None else timeout)
         self._tell_metrics()
-        pending, failed, reason = self.pending, self._failed_since_flush, self._first_error
-        self._failed_since_flush, self._first_error = 0, None
+        with self._lock:
+            pending, failed, reason = self.pending, self._failed_since_flush, self._first_error
+            self._failed_since_flush, self._first_error = 0, None
         if pending or failed:
             why = str(reason) if reason else "no acknowledgement came in time; is the broker up?"
             raise DeliveryError(
@@ -202,9 +205,10 @@ class EventProducer(ABC, Generic[V]):
         return int(1000 * (seconds if self._transactional_id is None else min(seconds, 60.0)))
 
     def _give_up(self, error: StreamError) -> None:
-        self._failed += 1
-        self._failed_since_flush += 1
-        self._first_error = self._first_error or error
+        with self._lock:
+            self._failed += 1
+            self._failed_since_flush += 1
+            self._first_error = self._first_error or error
 
     def _tell_metrics(self) -> None:
         if self._metrics is None:
@@ -219,7 +223,8 @@ class EventProducer(ABC, Generic[V]):
 
     def _refused(self, why: str) -> DeliveryError:
         """Count an event that the client didn't take; whoever sent it gets the error at once."""
-        self._failed += 1
+        with self._lock:
+            self._failed += 1
         return DeliveryError(f"an event to {self.topic} was not delivered: {why}", undelivered=1)
 
     def _stuck(self) -> DeliveryError:

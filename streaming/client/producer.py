@@ -49,7 +49,7 @@ class Producer(EventProducer[V]):
             max_queued=max_queued,
             metrics=metrics,
         )
-        self._changed = threading.Condition()
+        self._changed = threading.Condition(self._lock)
         self._pending = 0
         self._is_spoilt = False
         self._client = self._connect()

@@ -94,7 +94,8 @@ class Registry:
             text = " ".join(str(error.error_message or "no such thing").split())
             hint = "" if error.http_status_code in (409, 422) else "; check PULSE_SCHEMA_REGISTRY_URL and the login"
             raise RegistryError(
-                f"{doing} failed: {self._address} answered {error.http_status_code}: {text}{hint}"
+                f"{doing} failed: {self._address} answered {error.http_status_code}: {text}{hint}",
+                status=error.http_status_code,
             ) from error
         except Exception as error:  # of whichever HTTP library the client uses: there was no answer
             raise RegistryError(

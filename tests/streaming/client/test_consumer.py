@@ -120,6 +120,24 @@ def test_a_batch_that_failed_is_read_again_whole(
     assert failed
 
 
+def test_a_batch_that_takes_its_time_is_no_commit_that_fails(
+    consumer_class: ConsumerClass, config: KafkaConfig, topic: str, group: str
+) -> None:
+    fill(config, topic, range(5_000))
+    hasty = replace(config, delivery_timeout=0.2)
+    stop = threading.Event()
+    seen: list[int] = []
+    with consumer_class(hasty, [topic], group, max_wait=0.2, max_records=100) as consumer:  # type: ignore[call-arg]
+        for number, batch in enumerate(consumer.batches(stop)):
+            seen += numbers_of(batch)
+            time.sleep(0.3)
+            if number == 4:
+                stop.set()
+    with consumer_class(config, [topic], group, max_wait=0.2) as consumer:  # type: ignore[call-arg]
+        seen += read(consumer, 5_000 - len(seen))
+    assert sorted(seen) == list(range(5_000))
+
+
 def test_each_record_is_committed_before_the_next(
     consumer_class: ConsumerClass, config: KafkaConfig, make_topic: MakeTopic, group: str
 ) -> None:

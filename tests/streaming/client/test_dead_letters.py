@@ -90,8 +90,18 @@ def test_any_reason_can_be_written(config: KafkaConfig, topic: str, read_all: Re
     assert registry.get_sample_value("pulse_kafka_dead_letters_total", labels) == 1
 
 
+def test_an_event_of_nothing_can_be_set_aside(config: KafkaConfig, topic: str, read_all: ReadAll) -> None:
+    with DeadLetters(config, topic) as dead_letters:
+        dead_letters.send(Record(topic, 0, 0, -1, None, None, []), "empty")
+    [letter] = read_all(dead_letters.topic, 1)
+    assert (letter.key, letter.value) == (None, None)
+    assert Origin.of(letter.headers) == ("empty", topic, 0, 0, -1)
+
+
 def test_headers_of_others_are_no_origin() -> None:
     assert Origin.of([("dead-letter-reason", b"x"), ("other", None)]) is None
+    ours = Origin("x", "listens", 0, 0, 0).headers()
+    assert Origin.of([*ours, ("dead-letter-offset", b"\xff")]) is None
 
 
 def test_without_its_topic_there_are_no_dead_letters(config: KafkaConfig) -> None:

@@ -17,6 +17,7 @@ from streams import ConsumerClass, ProducerClass, by_key, unique
 
 from music_pulse.embedded.broker import EmbeddedBroker
 from streaming.client import (
+    Batch,
     BrokerUnreachableError,
     BulkConsumer,
     BulkProducer,
@@ -155,47 +156,54 @@ def send_and_flush(producer: EventProducer[bytes], count: int) -> None:
     producer.flush()
 
 
-def test_without_a_broker_producers_give_up_in_bounded_time(alive: MortalBroker, producer_class: ProducerClass) -> None:
+def test_without_a_broker_producers_give_up_in_bounded_time(alive: MortalBroker) -> None:
     topic = topic_on(alive)
-    told: list[Delivery] = []
     config = replace(alive.config, connect_timeout=1.5, delivery_timeout=1.5)
-    producer = producer_class(config, topic, BytesSerializer(), on_delivery=told.append, max_queued=5)
-    producer.send("a", b"delivered")
-    producer.flush()
-    transactional = producer_class(config, topic, BytesSerializer(), transactional_id=unique("tx"))
+    told: list[Delivery] = []
+    producers: list[tuple[EventProducer[bytes], EventProducer[bytes]]] = []
+    for kind in (Producer, BulkProducer):
+        producer = kind(config, topic, BytesSerializer(), on_delivery=told.append, max_queued=5)
+        producer.send("a", b"delivered")
+        producer.flush()
+        producers.append((producer, kind(config, topic, BytesSerializer(), transactional_id=unique("tx"))))
     alive.kill()
-    told.clear()
-    with pytest.raises(DeliveryError, match=f"5 events to {topic} were not delivered"):
-        send_and_flush(producer, 5)
-    with pytest.raises(StreamError, match=r"not delivered|none was delivered|is the broker up"):
-        send_and_flush(producer, 10)
-    with suppress(DeliveryError):
-        producer.close()
-    assert told
-    assert all(delivery.error is not None for delivery in told)
-    with pytest.raises(StreamError), transactional.transaction():
-        transactional.send("a", b"x")
+    for producer, transactional in producers:
+        told.clear()
+        with pytest.raises(DeliveryError, match=f"5 events to {topic} were not delivered"):
+            send_and_flush(producer, 5)
+        with pytest.raises(StreamError, match=r"not delivered|none was delivered|is the broker up"):
+            send_and_flush(producer, 10)
+        with suppress(DeliveryError):
+            producer.close()
+        assert told
+        assert all(delivery.error is not None for delivery in told)
+        with pytest.raises(StreamError), transactional.transaction():
+            transactional.send("a", b"x")
 
 
-def test_without_a_broker_consumers_give_up_in_bounded_time(alive: MortalBroker, consumer_class: ConsumerClass) -> None:
+def test_without_a_broker_consumers_give_up_in_bounded_time(alive: MortalBroker) -> None:
     topic = topic_on(alive)
     config = replace(alive.config, connect_timeout=0.5, delivery_timeout=1.5)
     with BulkProducer(alive.config, topic, BytesSerializer()) as producer:
         producer.send("a", b"x")
-    reader = consumer_class(config, [topic], unique("group"), max_wait=0.2)  # type: ignore[call-arg]
-    committer = consumer_class(config, [topic], unique("group"), max_wait=0.2)  # type: ignore[call-arg]
-    reading, committing = reader.batches(idle=True), committer.batches()
-    while not len(next(reading)):
-        pass
-    next(reading)  # the first is committed
-    next(committing)
-    alive.kill()
-    with pytest.raises((CommitError, BrokerUnreachableError), match="could not commit for [0-9]+ s|is the broker up"):
+    consumers: list[tuple[EventConsumer, Iterator[Batch], EventConsumer, Iterator[Batch]]] = []
+    for kind in (Consumer, BulkConsumer):
+        reader = kind(config, [topic], unique("group"), max_wait=0.2)
+        committer = kind(config, [topic], unique("group"), max_wait=0.2)
+        reading, committing = reader.batches(idle=True), committer.batches()
+        while not len(next(reading)):
+            pass
+        next(reading)  # the first is committed
         next(committing)
-    with pytest.raises(BrokerUnreachableError, match="is the broker up"):
-        list(reading)
-    reader.close()
-    committer.close()
+        consumers.append((reader, reading, committer, committing))
+    alive.kill()
+    for reader, reading, committer, committing in consumers:
+        with pytest.raises((CommitError, BrokerUnreachableError), match="could not commit for|is the broker up"):
+            next(committing)
+        with pytest.raises(BrokerUnreachableError, match="is the broker up"):
+            list(reading)
+        reader.close()
+        committer.close()
 
 
 def test_nobody_there_at_the_start_is_told_in_one_line(

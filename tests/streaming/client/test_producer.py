@@ -160,6 +160,8 @@ def test_what_can_not_be_encoded_is_not_sent(
     with producer_class(config, topic, JsonSerializer()) as producer:
         with pytest.raises(SerializationError):
             producer.send("a", endless)
+        with pytest.raises(SerializationError):
+            producer.send("\ud800", 1)
         producer.send("a", 1)
     assert by_key(read_all(topic, 1)) == {b"a": [b"1"]}
 
