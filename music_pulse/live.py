@@ -82,8 +82,9 @@ class Rates:
     _counted: list[tuple[float, int]] = field(default_factory=list)
 
     def add(self, total: int, now: float) -> float:
-        """Take a total, and return what came a second over the last ten."""
-        self._counted = [(at, count) for at, count in self._counted if now - at <= 10.0] + [(now, total)]
+        """Take a total, and return what came a second over the last ten, or since the last total if that is longer."""
+        recent = [(at, count) for at, count in self._counted if now - at <= 10.0]
+        self._counted = [*(recent or self._counted[-1:]), (now, total)]
         since, first = self._counted[0]
         return (total - first) / (now - since) if now > since else 0.0
 

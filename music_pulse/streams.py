@@ -7,11 +7,11 @@ import logging
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from music_pulse.display import console, step
+from music_pulse.display import Report, console, step
 from music_pulse.errors import DatabaseError, InputError
 from music_pulse.settings import Settings
 from music_pulse.stack import prepare_raw
@@ -57,8 +57,15 @@ def fetch_jars(settings: Settings, *, with_spark: bool = False) -> list[Path]:
 
     wanted = [jars.KAFKA_COORDINATES] + ([jars.SPARK_COORDINATES] if with_spark else [])
     found: list[Path] = []
-    for coordinates in wanted:
-        with step("Looking for jars") as report:
+    with ExitStack() as shown:
+        reports: list[Report] = []
+
+        def report(done: int, total: int, name: str) -> None:
+            if not reports:  # nothing to show where nothing is missing
+                reports.append(shown.enter_context(step("Downloading jars")))
+            reports[0](done, total, name)
+
+        for coordinates in wanted:
             found = jars.resolve(coordinates, jar_cache(settings), report)
     return found if with_spark else []
 

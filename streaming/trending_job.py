@@ -100,12 +100,20 @@ def run_trending(
         .start()
     )
     left_out = LeftOut(settings, config, session, UUID(str(query.id)), dead_letters=dead_letters)
+    last = -1
     try:
-        _follow(query, stop, progress, left_out)
+        while query.isActive and not stop.wait(_POLL_SECONDS):
+            last = _follow(query, last, progress, left_out)
     finally:
         _end(query)
-        left_out.close()
-        session.stop()
+        try:
+            _follow(query, last, progress, left_out)
+        finally:
+            left_out.close()
+            session.stop()
+    error = query.exception()
+    if error is not None:
+        raise StreamError(f"the trending job failed: {_first_line(str(error))}") from error
 
 
 def records(session: SparkSession, config: KafkaConfig, settings: Settings, begin: datetime | None) -> DataFrame:
@@ -146,23 +154,20 @@ def _whole_from(begin: datetime | None, rules: TrendingRules) -> datetime | None
     return datetime.fromtimestamp(-(-second // slide) * slide, UTC)
 
 
-def _follow(query: StreamingQuery, stop: threading.Event, progress: Progress, left_out: LeftOut) -> None:
-    last = -1
-    while query.isActive and not stop.wait(_POLL_SECONDS):
-        for progressed in query.recentProgress:
-            report = json.loads(progressed.json)
-            if report["batchId"] > last:
-                last = report["batchId"]
-                left_out.record(report)
-                done = _batch_progress(report)
-                logger.info(
-                    "batch %d: %d events, %.1f s, %d state rows, watermark %s",
-                    done.batch_id, done.events, done.seconds, done.state_rows, done.watermark,
-                )  # fmt: skip
-                progress(done)
-    error = query.exception()
-    if error is not None:
-        raise StreamError(f"the trending job failed: {_first_line(str(error))}") from error
+def _follow(query: StreamingQuery, last: int, progress: Progress, left_out: LeftOut) -> int:
+    """Tell of the batches after `last`; return the newest."""
+    for progressed in query.recentProgress:
+        report = json.loads(progressed.json)
+        if report["batchId"] > last:
+            last = report["batchId"]
+            left_out.record(report)
+            done = _batch_progress(report)
+            logger.info(
+                "batch %d: %d events, %.1f s, %d state rows, watermark %s",
+                done.batch_id, done.events, done.seconds, done.state_rows, done.watermark,
+            )  # fmt: skip
+            progress(done)
+    return last
 
 
 def _end(query: StreamingQuery) -> None:

@@ -1,0 +1,164 @@
+"""The live half through its commands: all parts at once, one by one, and what dbt makes of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from helpers import SAMPLE, query, sample_lines
+
+from music_pulse.identity import listen_id
+from music_pulse.settings import PROJECT_ROOT, Settings
+from music_pulse.stack import warehouse
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+
+PULSE = str(Path(sys.executable).with_name("pulse"))
+
+Pulse = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A home of its own; the jars are shared with other tests."""
+    home = tmp_path_factory.mktemp("live")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PULSE_")}
+    return {
+        **clean,
+        "PULSE_HOME": str(home),
+        "PULSE_JAR_CACHE": str(PROJECT_ROOT / ".cache" / "jars"),
+        "PULSE_ARCHIVE_DIR": str(home / "stream"),
+        "PULSE_EXPORT_DIR": str(home / "warehouse"),
+    }
+
+
+@pytest.fixture(scope="module")
+def pulse(environment: dict[str, str]) -> Iterator[Pulse]:
+    """Run the command as a person would."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([PULSE, *arguments], env=environment, capture_output=True, text=True, timeout=600)
+
+    yield run
+    run("down")
+
+
+@pytest.fixture(scope="module")
+def demo(environment: dict[str, str], pulse: Pulse) -> Iterator[Settings]:
+    """The demo's database, after some live minutes."""
+    done = pulse("live", "--simulate", "40", "--seconds", "45")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "landed" in done.stderr
+    assert done.stderr.rstrip().endswith("stopped")
+    settings = Settings(_env_file=None, home=Path(environment["PULSE_HOME"])).demo()  # type: ignore[call-arg]
+    with warehouse(settings) as filled:
+        yield filled
+
+
+def test_live_lands_every_event_and_counts_windows(demo: Settings) -> None:
+    [(listens, refused, events)] = query(demo, "select sum(listens), sum(refused), sum(events) from raw.stream_loads")
+    assert listens > 0
+    assert (refused, query(demo, "select count(*) from raw.stream_listens")) == (0, [(listens,)])
+    [(sent,)] = query(demo, "select sum(next_offset) from raw.stream_offsets")
+    assert sent >= events
+    [(windows, counted)] = query(demo, "select count(*), sum(listen_count) from raw.trending_windows")
+    assert windows > 0
+    assert counted > 0
+    assert query(demo, "select count(*) from raw.trending_left_out where reason = 'clock ahead'") != [(0,)]
+
+
+def test_the_parts_are_gone_afterwards(demo: Settings) -> None:
+    """No process of ours holds a file of the home but the Postgres that this test uses."""
+    left = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().decode("utf-8", "replace")
+            variables = (folder / "environ").read_bytes().decode("utf-8", "replace")
+        except OSError:
+            continue
+        if f"PULSE_HOME={demo.home}" in variables and "postgres" not in words:
+            left.append(words)
+    assert left == []
+
+
+def test_dbt_unites_the_stream_and_finds_that_it_agrees(demo: Settings, pulse: Pulse) -> None:
+    built = pulse("dbt", "--demo", "build", "--exclude-resource-type", "unit_test")
+    assert built.returncode == 0, built.stdout
+    streamed = query(demo, "select count(*) from marts.listen_events where source = 'stream'")
+    assert streamed == query(demo, "select count(*) from raw.stream_listens")
+    asked = pulse("query", "--demo", "select count(*) as rows from marts.trending_recomputed", "--format", "json")
+    assert json.loads(asked.stdout)[0]["rows"] > 0
+
+
+def test_a_replayed_history_is_landed_once_however_often(
+    demo: Settings, pulse: Pulse, environment: dict[str, str]
+) -> None:
+    listens = [json.loads(line) for line in sample_lines()]
+    names = [(listen["track_metadata"]["artist_name"], listen["track_metadata"]["track_name"]) for listen in listens]
+    expected = {
+        listen_id(listen["user_name"], listen["listened_at"], *name)
+        for listen, name in zip(listens, names, strict=True)
+    }
+    for _ in range(2):
+        sent = pulse("stream", "replay", str(SAMPLE), "--speed", "1e12", "--demo")
+        assert sent.returncode == 0, sent.stderr
+        assert "0 lines are no listens" in sent.stdout
+    sink = subprocess.Popen(
+        [PULSE, "stream", "sink", "--demo", "--metrics-port", "0"],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert sink.stderr is not None
+    address = ""
+    for line in sink.stderr:
+        if "metrics on " in line:
+            address = line.split("metrics on ")[1].strip()
+            break
+    _until(lambda: "pulse_kafka_lag{" in _read(address) and _lag(_read(address)) == 0)
+    assert "pulse_kafka_consumed_total" in _read(address)
+    sink.send_signal(signal.SIGTERM)
+    sink.stderr.read()
+    assert sink.wait(60) == 0
+    landed = query(demo, "select listen_id from raw.stream_listens where user_name not like 'synthetic%'")
+    assert {row[0] for row in landed} == expected
+    assert len(landed) == len(expected)
+    shown = pulse("stream", "status", "--demo")
+    assert shown.returncode == 0, shown.stderr
+    assert f"{demo.kafka_topic}.sink" in shown.stdout
+    assert "listens landed" in shown.stdout
+
+
+def test_bad_arguments_end_in_one_line(pulse: Pulse, tmp_path: Path) -> None:
+    for arguments, text in (
+        (("stream", "replay", str(tmp_path / "none.jsonl"), "--demo"), "none.jsonl: can't be read"),
+        (("live", "--simulate", "0"), "0"),
+    ):
+        done = pulse(*arguments)
+        assert done.returncode == 2
+        assert text in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def _until(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+
+
+def _read(address: str) -> str:
+    with urllib.request.urlopen(address, timeout=30) as answer:
+        return str(answer.read().decode())
+
+
+def _lag(text: str) -> float:
+    return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith("pulse_kafka_lag{"))
