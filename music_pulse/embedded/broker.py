@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from music_pulse.embedded import jars
-from music_pulse.embedded.broker_configuration import JVM_FLAGS, LOGGING, server_properties
+from music_pulse.embedded.broker_configuration import JVM_FLAGS, LOGGING, NODE_ID, server_properties
 from music_pulse.embedded.broker_security import MECHANISM, BrokerSecurity, Login
 from music_pulse.embedded.java import java
 from music_pulse.embedded.lifecycle import EmbeddedServer
@@ -257,7 +257,7 @@ class EmbeddedBroker(EmbeddedServer[Endpoint]):
         return False
 
     def _serves(self, port: int) -> bool:
-        """Tell whether our broker is part of its cluster: an open port alone can still refuse every request."""
+        """Tell whether our broker leads all partitions: an open port alone can still refuse every request."""
         from confluent_kafka import KafkaException
         from confluent_kafka.admin import AdminClient
 
@@ -274,7 +274,9 @@ class EmbeddedBroker(EmbeddedServer[Endpoint]):
             metadata = AdminClient(options).list_topics(timeout=2)
         except KafkaException:
             return False
-        return bool(metadata.brokers) and metadata.cluster_id == self._cluster_id()
+        partitions = [partition for topic in metadata.topics.values() for partition in topic.partitions.values()]
+        has_leaders = all(partition.leader == NODE_ID for partition in partitions)
+        return bool(metadata.brokers) and has_leaders and metadata.cluster_id == self._cluster_id()
 
 
 @contextmanager
@@ -332,4 +334,6 @@ def _reason(said: str) -> str:
         return "no space left on the device; free some and try again"
     causes = [line for line in lines if re.match(r"(Caused by: |Exception in thread |[\w.]+(Exception|Error): )", line)]
     grave = [line for line in lines if " ERROR " in line or " FATAL " in line]
+    if any("Could not create the Java Virtual Machine" in line for line in lines):
+        return lines[0].rstrip(".")  # it says least last
     return (causes or grave or lines or ["it gave no reason"])[-1].rstrip(".")

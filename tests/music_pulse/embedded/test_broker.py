@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from music_pulse.embedded import broker
@@ -35,11 +35,28 @@ with broker.running(Path(sys.argv[1]), jar_cache=Path(sys.argv[2])) as endpoint:
 Launch = Callable[[Path], "subprocess.Popen[str]"]
 
 
+@pytest.fixture(scope="module")
+def formatted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home folder whose broker was started and stopped once; nobody starts it again."""
+    home = tmp_path_factory.mktemp("formatted")
+    with broker.running(home, jar_cache=JAR_CACHE):
+        pass
+    return home
+
+
 @pytest.fixture
-def home(tmp_path: Path) -> Iterator[Path]:
-    """A home folder (of an awkward name) whose broker is stopped at the end."""
+def fresh_home(tmp_path: Path) -> Iterator[Path]:
+    """A home folder (of an awkward name) that is yet to be made; its broker is stopped at the end."""
     yield tmp_path / "it's my home, with blanks"
     broker.shut_down(tmp_path / "it's my home, with blanks")
+
+
+@pytest.fixture
+def home(formatted: Path, fresh_home: Path) -> Path:
+    """The same after a first start."""
+    shutil.copytree(formatted, fresh_home)
+    (fresh_home / "kafka" / "ports").unlink()
+    return fresh_home
 
 
 @pytest.fixture
@@ -85,7 +102,7 @@ def make_topic(endpoint: Endpoint, name: str = "songs") -> None:
 def send(endpoint: Endpoint, values: list[bytes], topic: str = "songs") -> None:
     """Send, and wait until all are acknowledged."""
     failures: list[Any] = []
-    producer = Producer({"bootstrap.servers": endpoint.bootstrap, "acks": "all"})
+    producer = Producer({"bootstrap.servers": endpoint.bootstrap, "enable.idempotence": True})
     for value in values:
         producer.produce(topic, value, on_delivery=lambda error, _: error and failures.append(error))
     assert producer.flush(30) == 0
@@ -98,13 +115,16 @@ def read(endpoint: Endpoint, topic: str = "songs") -> list[bytes | None]:
     consumer = Consumer({**options, "enable.auto.commit": False, "enable.partition.eof": True})
     try:
         consumer.assign([TopicPartition(topic, 0, 0)])
-        found: list[Message] = []
-        while not found or found[-1].error() is None:
-            found += consumer.consume(1, timeout=30)
-        end = found.pop().error()
-        assert end is not None
-        assert end.code() == KafkaError._PARTITION_EOF
-        return [message.value() for message in found]
+        found: list[bytes | None] = []
+        while True:
+            [message] = consumer.consume(1, timeout=30)
+            error = message.error()
+            if error is None:
+                found.append(message.value())
+            elif error.code() == KafkaError._PARTITION_EOF:
+                return found
+            else:
+                assert error.retriable(), error
     finally:
         consumer.close()
 
@@ -153,7 +173,8 @@ def test_a_killed_broker_loses_no_acknowledged_event(home: Path) -> None:
     assert not broker.shut_down(home)
 
 
-def test_two_commands_share_one_and_the_last_one_stops_it(home: Path, launch: Launch) -> None:
+def test_two_commands_share_one_and_the_last_one_stops_it(fresh_home: Path, launch: Launch) -> None:
+    home = fresh_home
     first, second = launch(home), launch(home)
     assert said(first) == said(second) != []
     assert finish(first) == 0
@@ -216,7 +237,8 @@ def test_topics_are_made_on_purpose_only_and_transactions_work(home: Path) -> No
         assert read(endpoint) == [b"kept"]
 
 
-def test_what_a_killed_first_start_left_is_made_anew(home: Path) -> None:
+def test_what_a_killed_first_start_left_is_made_anew(fresh_home: Path) -> None:
+    home = fresh_home
     (home / "kafka" / "data.new").mkdir(parents=True)
     (home / "kafka" / "data.new" / "meta.properties").write_text("version=1\n")
     (home / "kafka" / "server.pid").write_text(f"{os.getpid()}\n")
@@ -246,7 +268,8 @@ def test_a_broker_that_cannot_start_says_why_in_one_line(home: Path) -> None:
     assert not server(home).is_running()
 
 
-def test_what_cannot_work_is_said_before_anything_starts(home: Path, tmp_path: Path) -> None:
+def test_what_cannot_work_is_said_before_anything_starts(fresh_home: Path, tmp_path: Path) -> None:
+    home = fresh_home
     with pytest.raises(BrokerError, match="no embedded Kafka runs in .*; start it with `pulse up --kafka`"):
         server(home).endpoint()
     with pytest.raises(ConfigurationError, match="set PULSE_JAR_CACHE"):
@@ -260,10 +283,17 @@ def test_what_cannot_work_is_said_before_anything_starts(home: Path, tmp_path: P
     home.unlink()
 
 
-@pytest.mark.usefixtures("home")
-def test_a_stranger_on_the_port_is_not_taken_for_the_broker(home: Path, tmp_path: Path) -> None:
-    with broker.running(tmp_path / "other", jar_cache=JAR_CACHE) as other:
-        (home / "kafka" / "data").mkdir(parents=True)
-        (home / "kafka" / "data" / "meta.properties").write_text("cluster.id=another\n")
-        assert not server(home)._serves(int(other.bootstrap.split(":")[1]))
-    shutil.rmtree(home)
+def test_a_stranger_on_the_port_is_not_taken_for_the_broker(home: Path, fresh_home: Path) -> None:
+    with broker.running(home, jar_cache=JAR_CACHE) as endpoint:
+        stranger = EmbeddedBroker(fresh_home.with_name("another home"))
+        stranger.data.mkdir(parents=True)
+        (stranger.data / "meta.properties").write_text("cluster.id=another\n")
+        port = int(endpoint.bootstrap.split(":")[1])
+        assert server(home)._serves(port)
+        assert not stranger._serves(port)
+
+
+def test_a_jvm_that_refuses_its_flags_is_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(broker, "JVM_FLAGS", ("-XX:+NoSuchFlag",))
+    with pytest.raises(BrokerError, match="NoSuchFlag"), broker.running(home, jar_cache=JAR_CACHE):
+        pass
