@@ -27,6 +27,7 @@ from streaming.client import (
     Partition,
     StreamMetrics,
     UnknownTopicError,
+    measure_lag,
 )
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -100,6 +101,15 @@ def test_a_stop_in_mid_batch_finishes_and_commits_it(
     with make() as consumer:
         rest = read(consumer, 100 - len(first))
     assert sorted(first + rest) == list(range(100))
+
+
+def test_after_a_stop_everything_is_committed_however_quick_it_was(
+    make: Callable[..., EventConsumer], config: KafkaConfig, topic: str, group: str
+) -> None:
+    fill(config, topic, range(500))
+    with make(max_records=10) as consumer:
+        read(consumer, 500)
+    assert [lag.events for lag in measure_lag(config, [group], [topic])] == [0, 0, 0]
 
 
 def test_a_batch_that_failed_is_read_again_whole(
