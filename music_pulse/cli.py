@@ -70,6 +70,9 @@ def main() -> None:
     except OSError as error:
         logger.debug("unexpected", exc_info=True)
         _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1)
+    except ModuleNotFoundError as error:
+        logger.debug("unexpected", exc_info=True)
+        _fail(f"the package {error.name} isn't installed: `make setup-all` installs all (the stream needs more)", 2)
     except Exception as error:
         logger.debug("unexpected", exc_info=True)
         _fail(f"unexpected {type(error).__name__}: {error} (details: logs/pulse.jsonl in PULSE_HOME)", 1)

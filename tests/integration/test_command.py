@@ -329,13 +329,54 @@ def test_a_bad_setting_is_one_line(name: str, value: str, pulse: Pulse) -> None:
         "docs",
         "up",
         "down",
-    ]
-    + ["status", "doctor"],
+        "status",
+        "doctor",
+        "live",
+        "stream",
+        "stream sink",
+        "stream trending",
+        "stream simulate",
+        "stream replay",
+        "stream status",
+    ],
 )
 def test_help_is_complete(command: str, pulse: Pulse) -> None:
     ended = pulse(*command.split(), "--help")
     assert ended.returncode == 0
     assert "Usage:" in ended.stdout
+
+
+BATCH_ONLY = """
+import sys
+class Nothing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"confluent_kafka", "kafka", "pyspark", "jgo", "prometheus_client", "airflow"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Nothing())
+from music_pulse.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "says"),
+    [
+        ("status", 0, "postgres"),
+        ("down", 0, "Postgres"),
+        ("dbt list --quiet --select trending", 0, "music_pulse.marts.trending"),
+        ("stream sink", 2, "confluent_kafka isn't installed: `make setup-all`"),
+    ],
+)
+def test_the_batch_works_without_the_packages_of_the_stream(command: str, code: int, says: str, tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", BATCH_ONLY, *command.split()],
+        env={**os.environ, "PULSE_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert (ended.returncode, says in ended.stdout + ended.stderr) == (code, True), ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
