@@ -26,6 +26,8 @@ from music_pulse.stack import warehouse
 
 README = Path(__file__).with_name("README.md")
 DAILY_ROWS = 5_000
+JARS = Path(__file__).resolve().parent.parent / ".cache" / "jars"
+"""Where the tests download to as well."""
 
 
 def main() -> None:
@@ -197,7 +199,34 @@ def bench_help(folder: Path, rows: int) -> str:
     return _table("Start of the command", ["command", "CPU s"], lines, "Target: under 0.5.")
 
 
-BENCHMARKS = {"landing": bench_landing, "end_to_end": bench_end_to_end, "daily": bench_daily, "help": bench_help}
+def bench_kafka(folder: Path, rows: int) -> str:
+    """Producing and consuming, our client beside the bare ones, on an embedded broker."""
+    from benchmarks.kafka_clients import measure, verdict
+    from music_pulse import streams
+
+    with streams.broker(load_settings(home=folder, jar_cache=JARS)) as config:
+        found = measure(config.bootstrap, rows // 5)
+    lines = [
+        [
+            row["direction"],
+            row["variant"],
+            f"{row['per_second']:,.0f}",
+            f"{row['per_cpu_second']:,.0f}",
+            f"{row['per_second_of_tuned']:.2f}",
+        ]
+        for row in found
+    ]
+    columns = ["direction", "client", "events / s", "events / CPU s", "of bare, tuned"]
+    return _table(f"Kafka clients, {rows // 5:,} events of 300 bytes", columns, lines, verdict(found))
+
+
+BENCHMARKS = {
+    "landing": bench_landing,
+    "end_to_end": bench_end_to_end,
+    "daily": bench_daily,
+    "help": bench_help,
+    "kafka": bench_kafka,
+}
 
 
 def _write_json_lines(path: Path, batches: Iterable[object]) -> None:

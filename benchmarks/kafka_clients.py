@@ -18,10 +18,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from statistics import median
 from typing import Any
 from uuid import uuid4
 
+import numpy as np
 from confluent_kafka import Consumer as ConfluentConsumer
 from confluent_kafka import Producer as ConfluentProducer
 from confluent_kafka.admin import AdminClient
@@ -44,6 +44,8 @@ _PARTITIONS = 3
 _BATCH = 1_000
 _SLOW_SHARE = 20
 """kafka-python is measured on a twentieth of the events."""
+
+_TUNED = "confluent-kafka, tuned"
 
 Run = Callable[[str, str, int], "Timing"]
 """(bootstrap, topic, events) -> what it took."""
@@ -69,7 +71,10 @@ def _cpu() -> float:
 
 
 def measure(bootstrap: str, events: int) -> list[dict[str, Any]]:
-    """Return a row for each direction and variant: `direction`, `variant`, `per_second`, `per_cpu_second`."""
+    """Return a row for each direction and variant: `direction`, `variant`, `per_second`, `per_cpu_second`.
+
+    `per_second_of_tuned` and `per_cpu_second_of_tuned` compare with the bare confluent-kafka of the same round.
+    """
     rows = []
     for direction, variants in (("produce", PRODUCERS), ("consume", CONSUMERS)):
         timings: dict[str, list[Timing]] = {name: [] for name in variants}
@@ -85,9 +90,10 @@ def measure(bootstrap: str, events: int) -> list[dict[str, Any]]:
                         with _topic(bootstrap) as empty:
                             timings[name].append(run(bootstrap, empty, count))
         for name, found in timings.items():
-            per_second = median(timing.per_second for timing in found)
-            per_cpu_second = median(timing.per_cpu_second for timing in found)
-            row = {"direction": direction, "variant": name, "per_second": per_second, "per_cpu_second": per_cpu_second}
+            row: dict[str, Any] = {"direction": direction, "variant": name}
+            for what in ("per_second", "per_cpu_second"):
+                ours, bare = (np.array([getattr(one, what) for one in some]) for some in (found, timings[_TUNED]))
+                row |= {what: float(np.median(ours)), f"{what}_of_tuned": float(np.median(ours / bare))}
             rows.append(row)
     return rows
 
@@ -95,18 +101,15 @@ def measure(bootstrap: str, events: int) -> list[dict[str, Any]]:
 def verdict(rows: list[dict[str, Any]]) -> str:
     """Compare ours with the bare client, tuned and not, against what is wanted of it."""
     found = {(row["direction"], row["variant"]): row for row in rows}
-
-    def of(direction: str, variant: str, what: str) -> float:
-        return float(found[direction, "ours, bulk"][what] / found[direction, f"confluent-kafka, {variant}"][what])
-
     parts = []
     for direction in ("produce", "consume"):
-        rate = found[direction, "ours, bulk"]["per_second"]
-        wall, cpu = (of(direction, "tuned", what) for what in ("per_second", "per_cpu_second"))
+        row = found[direction, "ours, bulk"]
+        share = f"{row['per_second_of_tuned']:.2f} of the bare client tuned alike"
         parts.append(
-            f"{direction}: {rate:,.0f} a second, {wall:.2f} of the bare client tuned alike ({cpu:.2f} per CPU s)"
+            f"{direction}: {row['per_second']:,.0f} a second, {share} ({row['per_cpu_second_of_tuned']:.2f} per CPU s)"
         )
-    faster = of("consume", "default", "per_second")
+    by_default = found["consume", "confluent-kafka, default"]["per_second"]
+    faster = found["consume", "ours, bulk"]["per_second"] / by_default
     return f"Ours, {'; '.join(parts)}. Targets: 100,000; 0.90. {faster:.1f} × consuming by default (target: 2)."
 
 
@@ -233,7 +236,7 @@ PRODUCERS: dict[str, Run] = {
     ),
     "ours, kafka-python": _produce_ours_python,
     "confluent-kafka, default": _produce_confluent_default,
-    "confluent-kafka, tuned": _produce_confluent_tuned,
+    _TUNED: _produce_confluent_tuned,
     "ours, bulk": _produce_ours,
 }
 
@@ -326,7 +329,7 @@ CONSUMERS: dict[str, Run] = {
     "kafka-python, tuned": lambda *args: _python_consumer(*args, check_crcs=False, max_poll_records=_BATCH),
     "ours, kafka-python": lambda *args: _consume_ours(*args, kind=Consumer),
     "confluent-kafka, default": _consume_confluent_default,
-    "confluent-kafka, tuned": _consume_confluent_tuned,
+    _TUNED: _consume_confluent_tuned,
     "ours, bulk": _consume_ours,
 }
 
