@@ -86,6 +86,11 @@ class Consumer(EventConsumer):
         self._client.close(autocommit=False, timeout_ms=int(self.config.connect_timeout * 1000))
 
     def _poll(self) -> Batch:
+        # kafka-python 3.0.12 forgets a join that ends while nobody polls, if new metadata was its reason: then the
+        # member has no partitions and sends no heartbeats any more, for ever.
+        coordinator = self._client._coordinator
+        if coordinator.rejoining and not coordinator.need_rejoin():
+            coordinator.request_rejoin()
         try:
             by_partition = self._client.poll(int(self._max_wait * 1000))
         except kafka_errors.KafkaError as error:

@@ -22,6 +22,7 @@ from streaming.client import (
     BulkProducer,
     BytesSerializer,
     CommitStrategy,
+    Consumer,
     EventConsumer,
     KafkaConfig,
     Partition,
@@ -254,6 +255,18 @@ def test_a_new_group_may_start_at_the_end(make: Callable[..., EventConsumer], co
 def test_a_topic_that_is_not_there_is_told_at_once(consumer_class: ConsumerClass, config: KafkaConfig) -> None:
     with pytest.raises(UnknownTopicError, match="nowhere"):
         consumer_class(replace(config, connect_timeout=0.5), ["nowhere"], unique("group"))  # type: ignore[call-arg]
+
+
+def test_a_join_that_kafka_python_forgot_is_made_again(config: KafkaConfig, topic: str, group: str) -> None:
+    fill(config, topic, range(10))
+    with Consumer(config, [topic], group, max_wait=0.1) as consumer:
+        read(consumer, 10)
+        coordinator = consumer._client._coordinator
+        coordinator.rejoining = True  # as a poll leaves it that ends just before the group's answer comes
+        coordinator._disable_heartbeat()
+        fill(config, topic, range(10, 20))
+        assert sorted(read(consumer, 10)) == list(range(10, 20))
+        assert not coordinator.rejoining
 
 
 def test_metrics_count_events_batches_and_rebalances(
