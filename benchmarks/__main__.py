@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from benchmarks.measure import Cost, measured
-from extract.pipeline import RAW_CONTRACT, landing, prepare_raw
+from extract.pipeline import RAW_CONTRACT, landing
 from extract.rows import LISTENS_SCHEMA
 from extract.synthetic.generator import Plan, generate
 from music_pulse import run as steps
@@ -51,7 +51,6 @@ def bench_landing(folder: Path, rows: int) -> str:
     tables = [batch.listens for batch in generate(Plan(listens=rows))]
     few = pa.concat_tables(tables).slice(0, rows // 10)
     with warehouse(load_settings(home=folder)) as settings:
-        prepare_raw(settings)
         figures = {
             "plain COPY (csv of the same rows)": _copy(settings, tables),
             "dlt, Arrow -> Parquet -> ADBC (ours)": _dlt_arrow(settings, tables),

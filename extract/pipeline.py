@@ -32,6 +32,7 @@ DATASET = "raw"
 RAW_TABLES = ("listens", "quarantine", "listen_counts")
 LANDING_LOCK = 7_310_241_001
 """Key of the advisory lock that lets one landing run at a time."""
+_CREATION_LOCK = 7_310_241_002
 
 RAW_CONTRACT: Any = {"tables": "evolve", "columns": "freeze", "data_type": "freeze"}
 """The Arrow schemas are the contract: the first load makes the tables, and nothing may widen them later."""
@@ -149,17 +150,20 @@ def pipelines_dir(settings: Settings) -> Path:
     return settings.home / "dlt" / settings.postgres_dbname
 
 
-def prepare_raw(settings: Settings) -> None:
-    """Create the raw tables where they are missing, so that dbt can build before anything was loaded."""
-    with connect(settings.credentials("loader"), autocommit=True) as connection:
-        if connection.execute("select to_regclass('raw.listen_counts_load_id')").fetchone() == (None,):
-            create_raw_tables(connection)
-
-
 def create_raw_tables(connection: psycopg.Connection) -> None:
-    """Run `raw.sql`; idempotent."""
-    connection.execute("set client_min_messages to warning")
-    connection.execute((Path(__file__).parent / "raw.sql").read_bytes())
+    """Make the tables and indexes of `raw.sql` where they are missing; any number of processes may do it at once."""
+    if _raw_tables_stand(connection):
+        return
+    with connection.transaction():
+        connection.execute("select pg_advisory_xact_lock(%s)", [_CREATION_LOCK])
+        if not _raw_tables_stand(connection):
+            connection.execute("set local client_min_messages to warning")
+            connection.execute((Path(__file__).parent / "raw.sql").read_bytes())
+
+
+def _raw_tables_stand(connection: psycopg.Connection) -> bool:
+    # the last statement of raw.sql makes it
+    return connection.execute("select to_regclass('raw.listen_counts_load_id')").fetchone() != (None,)
 
 
 def _lock(connection: psycopg.Connection) -> None:

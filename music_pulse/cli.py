@@ -195,13 +195,11 @@ def dbt(context: typer.Context) -> None:
 
     For example: pulse dbt build --select tracks+
     """
-    from music_pulse.stack import prepare_raw
     from music_pulse.transform import run_dbt
 
     arguments = list(context.args)
     demo = arguments[:1] == ["--demo"]
     with _warehouse(demo) as settings:
-        prepare_raw(settings)
         code = run_dbt(settings, arguments[1:] if demo else arguments)
     raise typer.Exit(code)
 

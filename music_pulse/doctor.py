@@ -81,11 +81,10 @@ def _disk(settings: Settings) -> Finding:
 
 def _postgres(settings: Settings) -> Finding:
     from music_pulse.database import connect
-    from music_pulse.stack import prepare_raw, warehouse
+    from music_pulse.stack import warehouse
 
     try:
         with warehouse(settings) as filled:
-            prepare_raw(filled)
             roles: tuple[Role, ...] = ("loader", "transformer", "reader")
             for login in map(filled.credentials, roles):
                 with connect(login) as connection:

@@ -19,7 +19,6 @@ from music_pulse import streams
 from music_pulse.database import connect
 from music_pulse.errors import DatabaseError, PulseError
 from music_pulse.settings import Settings
-from music_pulse.stack import prepare_raw
 
 if TYPE_CHECKING:
     import psycopg
@@ -151,7 +150,6 @@ def run_live(settings: Settings, simulate: float | None, seconds: float | None =
     """
     stop = streams.until_stopped()
     with ExitStack() as stack:
-        prepare_raw(settings)
         _ensure_marts(settings)
         streams.fetch_jars(settings, with_spark=True)
         config = stack.enter_context(streams.broker(settings))

@@ -59,9 +59,7 @@ def land_files(settings: Settings, paths: Sequence[Path], user_name: str | None)
 def build(settings: Settings, *, full_refresh: bool = False) -> None:
     """Build and test the marts."""
     from music_pulse import transform
-    from music_pulse.stack import prepare_raw
 
-    prepare_raw(settings)
     with step("Building and testing the marts") as report:
         transform.build(settings, report, full_refresh=full_refresh)
 
@@ -86,9 +84,7 @@ def finish(settings: Settings, landed: Landed, *, full_refresh: bool = False) ->
 def build_docs(settings: Settings) -> Path:
     """Build the dbt docs site; return its folder."""
     from music_pulse import transform
-    from music_pulse.stack import prepare_raw
 
-    prepare_raw(settings)
     if transform.run_dbt(settings, ["--quiet", "docs", "generate"]):
         raise BuildError("dbt docs generate failed: see its output above")
     return transform.target_path(settings)

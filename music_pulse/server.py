@@ -14,7 +14,6 @@ def up(settings: Settings) -> str:
     _require_embedded(settings, "up")
     postgres.keep_up(settings.home)
     with stack.warehouse(settings) as filled:
-        stack.prepare_raw(filled)
         path = stack.write_env_file(filled)
         return (
             f"Postgres is up on {filled.postgres_host}:{filled.postgres_port}, "

@@ -29,7 +29,7 @@ def warehouse(settings: Settings) -> Iterator[Settings]:
     `pulse up`).
     """
     if settings.target != "embedded":
-        database.prepare(settings)
+        _prepare(settings)
         yield settings
         return
     from music_pulse.embedded import postgres
@@ -37,7 +37,7 @@ def warehouse(settings: Settings) -> Iterator[Settings]:
     with postgres.running(settings.home) as endpoint:
         filled = with_endpoint(settings, endpoint.host, endpoint.port, endpoint.user, endpoint.password)
         try:
-            database.prepare(filled)
+            _prepare(filled)
             yield filled
         except DatabaseError as error:
             # A server whose disk is full may just vanish: say why.
@@ -46,13 +46,14 @@ def warehouse(settings: Settings) -> Iterator[Settings]:
             raise DatabaseError(f"no space left in {settings.home}: free some and run again ({error})") from error
 
 
-def prepare_raw(settings: Settings) -> None:
-    """Create the raw tables where they are missing, those of the stream too, so that dbt can build without either."""
-    from extract.pipeline import prepare_raw as prepare_batch
+def _prepare(settings: Settings) -> None:
+    """Make what is missing, the raw tables too: dbt builds before anything was loaded or streamed."""
+    from extract.pipeline import create_raw_tables
     from streaming.tables import create_stream_tables
 
-    prepare_batch(settings)
+    database.prepare(settings)
     with database.connect(settings.credentials("loader"), autocommit=True) as connection:
+        create_raw_tables(connection)
         create_stream_tables(connection)
 
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from music_pulse.display import Report, console, step
 from music_pulse.errors import DatabaseError, InputError
 from music_pulse.settings import Settings
-from music_pulse.stack import prepare_raw
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -106,7 +105,6 @@ def run_sink(settings: Settings, metrics_port: int | None = None) -> None:
     from streaming.sinks import run_listens_sink, sink_group
 
     stop = until_stopped()
-    prepare_raw(settings)
     with broker(settings) as config, metrics_server(metrics_port) as registry:
         registry.register(LagCollector(config, [sink_group(settings)], [settings.kafka_topic]))
         run_listens_sink(settings, bootstrap=config.bootstrap, stop=stop, metrics=StreamMetrics(registry))
@@ -119,7 +117,6 @@ def run_trending(settings: Settings, metrics_port: int | None = None, *, dead_le
     from streaming.trending_metrics import TrendingMetrics
 
     stop = until_stopped()
-    prepare_raw(settings)
     jars = fetch_jars(settings, with_spark=True)
     with broker(settings) as config, metrics_server(metrics_port) as registry:
         run_job(
@@ -195,7 +192,6 @@ def status(settings: Settings) -> None:
     from streaming.client import measure_lag
     from streaming.sinks import sink_group
 
-    prepare_raw(settings)
     with broker(settings) as config:
         lags = measure_lag(config, [sink_group(settings)], [settings.kafka_topic])
     table = Table("group", "topic", "partition", "committed", "end", "lag")

@@ -19,7 +19,6 @@ from extract.pipeline import Landed
 from music_pulse import transform
 from music_pulse.database import connect
 from music_pulse.settings import Settings
-from music_pulse.stack import prepare_raw
 
 MakeWarehouse = Callable[..., Settings]
 """Makes settings that lead to a fresh, prepared database; takes settings to override."""
@@ -85,7 +84,6 @@ def load(settings: Settings, folder: Path, listens: Iterable[Any]) -> Landed:
 
 def build(settings: Settings, *, full_refresh: bool = False, **dbt_vars: Any) -> None:
     """Build and test the marts, as `pulse run` does."""
-    prepare_raw(settings)
     used = settings.model_copy(update={"dbt_vars": {**settings.dbt_vars, **dbt_vars}})
     transform.build(used, full_refresh=full_refresh)
 
