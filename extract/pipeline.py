@@ -32,7 +32,7 @@ DATASET = "raw"
 RAW_TABLES = ("listens", "quarantine", "listen_counts")
 LANDING_LOCK = 7_310_241_001
 """Key of the advisory lock that lets one landing run at a time."""
-_CREATION_LOCK = 7_310_241_002
+_CREATION_LOCK = 7_310_241_009
 
 RAW_CONTRACT: Any = {"tables": "evolve", "columns": "freeze", "data_type": "freeze"}
 """The Arrow schemas are the contract: the first load makes the tables, and nothing may widen them later."""
