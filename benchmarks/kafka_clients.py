@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -27,6 +28,8 @@ from confluent_kafka import Producer as ConfluentProducer
 from confluent_kafka.admin import AdminClient
 from kafka import KafkaConsumer, KafkaProducer
 
+from benchmarks.measure import table_of
+from music_pulse.settings import load_settings
 from streaming.client import (
     BulkConsumer,
     BulkProducer,
@@ -37,6 +40,9 @@ from streaming.client import (
     Topic,
     ensure_topics,
 )
+
+JARS = Path(__file__).resolve().parent.parent / ".cache" / "jars"
+"""Where the tests download to as well."""
 
 ROUNDS = 5
 VALUE_BYTES = 300
@@ -332,6 +338,26 @@ CONSUMERS: dict[str, Run] = {
     _TUNED: _consume_confluent_tuned,
     "ours, bulk": _consume_ours,
 }
+
+
+def bench_kafka(folder: Path, rows: int) -> str:
+    """Producing and consuming, our client beside the bare ones, on an embedded broker."""
+    from music_pulse import streams
+
+    with streams.broker(load_settings(home=folder, jar_cache=JARS)) as config:
+        found = measure(config.bootstrap, rows // 5)
+    lines = [
+        [
+            row["direction"],
+            row["variant"],
+            f"{row['per_second']:,.0f}",
+            f"{row['per_cpu_second']:,.0f}",
+            f"{row['per_second_of_tuned']:.2f}",
+        ]
+        for row in found
+    ]
+    columns = ["direction", "client", "events / s", "events / CPU s", "of bare, tuned"]
+    return table_of(f"Kafka clients, {rows // 5:,} events of 300 bytes", columns, lines, verdict(found))
 
 
 def main() -> None:

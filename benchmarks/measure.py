@@ -1,15 +1,20 @@
-"""CPU time of client and server together, and peak memory, of a block of code."""
+"""CPU time of client and server together, and peak memory, of a block of code; and how it is shown."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import resource
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -113,3 +118,16 @@ def _pss(pid: int) -> int:
     except OSError:
         pass
     return 0
+
+
+def alone(function: Callable[..., T], *arguments: object) -> T:
+    """Call in a process of its own, so that nothing which ran before is measured with it."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def table_of(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], verdict: str) -> str:
+    """Return a section of the README: title, table, verdict."""
+    lines = [f"## {title}", "", "| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([*lines, "", verdict, ""])

@@ -7,11 +7,13 @@ flight is read again. So a crash anywhere leaves neither a gap nor a double.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import logging
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,7 +116,10 @@ def landing(settings: Settings, name: str) -> Iterator[Landing]:
         pipeline.drop()
         _forget_uncommitted(connection)
         pipeline.sync_destination()
-        yield Landing(pipeline, connection)
+        try:
+            yield Landing(pipeline, connection)
+        finally:
+            _give_back_memory()
 
 
 def pipeline_for(settings: Settings, name: str) -> dlt.Pipeline:
@@ -130,6 +135,17 @@ def pipeline_for(settings: Settings, name: str) -> dlt.Pipeline:
         destination=dlt.destinations.postgres(credentials=_dsn(settings.credentials("loader"))),
         dataset_name=DATASET,
     )
+
+
+def _give_back_memory() -> None:
+    """Return to the system what Arrow and the allocator keep for later: a build comes next, in the same process."""
+    import pyarrow as pa
+
+    gc.collect()
+    pa.default_memory_pool().release_unused()
+    if sys.platform == "linux":
+        with suppress(AttributeError):  # only glibc has it
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def dlt_items(rows: Rows) -> Iterator[Any]:

@@ -25,7 +25,7 @@ variants as (
         count(*) as listens,
         min(listened_at) as first_played_at,
         max(listened_at) as last_played_at,
-        min(artist_key) as artist_key
+        any_value(artist_key) as artist_key
 
     from listens
     group by artist_id, track_id, user_id, artist_name, artist_mbids
@@ -73,7 +73,7 @@ totals as (
 
     select
         artist_id,
-        min({{ code_points('artist_key') }}) as artist_key,
+        any_value(artist_key) as artist_key,
         sum(listens) as listens,
         count(distinct user_id) as listeners,
         count(distinct track_id) as tracks,

@@ -27,10 +27,10 @@ variants as (
         max(duration_ms) as duration_ms,
         min(listened_at) as first_played_at,
         max(listened_at) as last_played_at,
-        min(artist_key) as artist_key,
-        min(track_key) as track_key,
-        -- Any of them: a track id holds its artist's.
-        min(cast(artist_id as text)) as artist_id
+        -- A track id holds them all.
+        any_value(artist_id) as artist_id,
+        any_value(artist_key) as artist_key,
+        any_value(track_key) as track_key
 
     from listens
     group by track_id, user_id, track_name, album, recording_mbid
@@ -88,9 +88,9 @@ totals as (
 
     select
         track_id,
-        min(artist_id) as artist_id,
-        min({{ code_points('track_key') }}) as track_key,
-        min({{ code_points('artist_key') }}) as artist_key,
+        any_value(artist_id) as artist_id,
+        any_value(track_key) as track_key,
+        any_value(artist_key) as artist_key,
         sum(listens) as listens,
         count(distinct user_id) as listeners,
         max(duration_ms) as duration_ms,
@@ -107,7 +107,7 @@ tracks as (
     select
         totals.track_id,
         named.track_name,
-        cast(totals.artist_id as uuid) as artist_id,
+        totals.artist_id,
         named.album,
         cast(named.recording_mbid as uuid) as recording_mbid,
         totals.duration_ms,
