@@ -11,6 +11,7 @@ from pathlib import Path
 from benchmarks.batch import bench_daily, bench_end_to_end, bench_help, bench_landing
 from benchmarks.kafka_clients import bench_kafka
 from benchmarks.measure import alone
+from benchmarks.trending import bench_trending
 
 README = Path(__file__).with_name("README.md")
 
@@ -20,6 +21,7 @@ BENCHMARKS = {
     "daily": bench_daily,
     "help": bench_help,
     "kafka": bench_kafka,
+    "trending": bench_trending,
 }
 
 
