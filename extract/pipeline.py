@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DATASET = "raw"
-RAW_TABLES = ("listens", "quarantine", "listen_counts")
+RAW_TABLES = ("listens", "quarantine", "listen_counts", "imported_files")
 LANDING_LOCK = 7_310_241_001
 """Key of the advisory lock that lets one landing run at a time."""
 _CREATION_LOCK = 7_310_241_009
 
-RAW_CONTRACT: Any = {"tables": "evolve", "columns": "freeze", "data_type": "freeze"}
-"""The Arrow schemas are the contract: the first load makes the tables, and nothing may widen them later."""
+RAW_CONTRACT: Any = {"tables": "evolve", "columns": "evolve", "data_type": "freeze"}
+"""The Arrow schemas are the contract; `raw.sql` adds the columns that a new version of them has."""
 
 _CONFIG = {
     "RUNTIME__DLTHUB_TELEMETRY": "false",
@@ -149,14 +149,14 @@ def _give_back_memory() -> None:
 
 
 def dlt_items(rows: Rows) -> Iterator[Any]:
-    """Yield `rows` as a resource `listens` yields them: listens, then what goes to table quarantine.
+    """Yield `rows` as a resource yields them, each table with its name.
 
     No empty table: ADBC can't ingest a file without rows.
     """
     import dlt
 
     if rows.listens.num_rows:
-        yield rows.listens
+        yield dlt.mark.with_table_name(rows.listens, "listens")
     if rows.quarantine.num_rows:
         yield dlt.mark.with_table_name(rows.quarantine, "quarantine")
 
@@ -179,7 +179,7 @@ def create_raw_tables(connection: psycopg.Connection) -> None:
 
 def _raw_tables_stand(connection: psycopg.Connection) -> bool:
     # the last statement of raw.sql makes it
-    return connection.execute("select to_regclass('raw.listen_counts_load_id')").fetchone() != (None,)
+    return connection.execute("select to_regclass('raw.imported_files_load_id')").fetchone() != (None,)
 
 
 def _lock(connection: psycopg.Connection) -> None:

@@ -12,6 +12,7 @@ create table if not exists raw.listens (
     artist_key text not null,
     track_key text not null,
     duration_ms bigint,
+    played_ms bigint,
     recording_msid uuid,
     recording_mbid uuid,
     release_mbid uuid,
@@ -45,6 +46,19 @@ create table if not exists raw.listen_counts (
     _dlt_load_id text not null
 );
 
+create table if not exists raw.imported_files (
+    content_hash text not null,
+    name text not null,
+    format text not null,
+    user_name text,
+    records bigint not null,
+    landed bigint not null,
+    refused bigint not null,
+    no_music bigint not null,
+    imported_at timestamptz not null,
+    _dlt_load_id text not null
+);
+
 -- dlt's own list of loads, here so that dbt can build before anything was loaded. A load counts once its row
 -- stands here with status 0.
 create table if not exists raw._dlt_loads (
@@ -55,8 +69,13 @@ create table if not exists raw._dlt_loads (
     schema_version_hash varchar
 );
 
+-- What tables of an older version lack.
+alter table raw.listens add column if not exists played_ms bigint;
+
 -- Rows of one load lie together and times of one load are close: both indexes stay small and cheap.
 create index if not exists listens_load_id on raw.listens (_dlt_load_id);
 create index if not exists listens_listened_at on raw.listens using brin (listened_at) with (autosummarize = on);
 create index if not exists quarantine_load_id on raw.quarantine (_dlt_load_id);
 create index if not exists listen_counts_load_id on raw.listen_counts (_dlt_load_id);
+create index if not exists imported_files_content_hash on raw.imported_files (content_hash);
+create index if not exists imported_files_load_id on raw.imported_files (_dlt_load_id);

@@ -36,6 +36,7 @@ LISTENS_SCHEMA = pa.schema(
         pa.field("artist_key", pa.string(), nullable=False),
         pa.field("track_key", pa.string(), nullable=False),
         pa.field("duration_ms", pa.int64()),
+        pa.field("played_ms", pa.int64()),
         pa.field("recording_msid", _UUID),
         pa.field("recording_mbid", _UUID),
         pa.field("release_mbid", _UUID),
@@ -87,6 +88,12 @@ class RowBuilder:
     user_name: str | None = None
     clock: Callable[[], float] = time.time
     known: frozenset[bytes] = frozenset()
+    landed: int = 0
+    """Listens that were taken."""
+    refused: int = 0
+    """Records that were taken for the quarantine."""
+    passed_over: int = 0
+    """Records that are no listens, and needn't be."""
     _identifier: Identifier = field(default_factory=Identifier)
     _values: list[Any] = field(default_factory=list)
     """The values of all listens, one after the other: far cheaper to keep and to cut into columns than rows."""
@@ -100,6 +107,11 @@ class RowBuilder:
     def is_full(self) -> bool:
         """Whether it is time to `take`."""
         return len(self._hashes) + len(self._refused) >= BATCH_ROWS
+
+    @property
+    def seen(self) -> int:
+        """All records that were added and not known."""
+        return self.landed + self.refused + self.passed_over + len(self)
 
     def add_line(self, line: bytes, position: Position = None, *, is_cut: bool = False) -> None:
         """Add a listen that is a line of JSON; one that is cut or can't be decoded is refused."""
@@ -141,6 +153,8 @@ class RowBuilder:
     def take(self) -> Rows:
         """Return what was collected, and start anew."""
         rows = Rows(listens=self._listens_table(), quarantine=self._quarantine_table())
+        self.landed += len(self._hashes)
+        self.refused += len(self._refused)
         self._values, self._hashes, self._refused = [], [], []
         return rows
 
@@ -186,6 +200,7 @@ def listens_table(
     count = len(listened_at)
     ids = identifier.identify(columns["user_name"], listened_at, columns["artist_name"], columns["track_name"])
     complete = {
+        "played_ms": pa.nulls(count, pa.int64()),
         **columns,
         "listen_id": ids.listen_ids,
         "artist_id": ids.artist_ids,

@@ -174,15 +174,23 @@ def extract_synthetic(
 
 @app.command("import")
 def import_files(
-    paths: Annotated[list[Path], typer.Argument(metavar="FILE...", help="The files.", show_default=False)],
-    user: Annotated[str | None, typer.Option("--user", "-u", help="Whose listens, unless the lines say.")] = None,
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PATH...", help="Files, folders, zips, patterns, s3:// or gs:// addresses.", show_default=False
+        ),
+    ],
+    user: Annotated[str | None, typer.Option("--user", "-u", help="Whose listens, unless the records say.")] = None,
+    format: Annotated[
+        str | None, typer.Option("--format", "-f", help="Take all files as of this format; default: each is detected.")
+    ] = None,
 ) -> None:
-    """Land export files: ListenBrainz JSON lines (.jsonl, .jsonl.gz) and the ListenBrainz export zip."""
+    """Land listening histories: ListenBrainz, Spotify, Last.fm, Maloja, Koito (docs/importing.md)."""
     from music_pulse import run as steps
 
     with _warehouse() as settings:
-        landed = steps.land_files(settings, paths, user)
-    typer.echo(steps.landed_line(landed))
+        done = steps.land_files(settings, paths, user, format)
+    steps.show_import(done)
     typer.echo("Build the marts with: pulse dbt build")
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from math import isfinite
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from music_pulse.display import console, table
@@ -18,6 +19,7 @@ from music_pulse.settings import DEMO_DBNAME, Settings
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from extract.exports import Import
     from extract.pipeline import Landed
     from serving.export import Export
     from serving.queries import Summary
@@ -71,6 +73,23 @@ def _top_table(found: Summary) -> Any:
     ]
     title = f"{found.newest_day}, the newest day: {found.day_listens:,} listens, {found.day_minutes:,.0f} minutes"
     return table(title, ("rank", "kind", "name", "artist", "listens", "minutes"), rows)
+
+
+def print_import(done: Import, out: Console) -> None:
+    """Show what became of each imported file, in records; then why files were refused."""
+    rows: list[list[Any]] = []
+    for file in done.files:
+        name = PurePath(file.name).name
+        if file.was_imported:
+            rows.append([name, file.format, *[None] * 6, "imported before"])
+        elif not file.error:
+            counts = (file.records, file.landed, file.duplicates, file.skipped, file.no_music, file.refused)
+            rows.append([name, file.format, *counts, ""])
+    if rows:
+        columns = ["file", "format", "records", "landed", "duplicates", "skipped", "no music", "refused", ""]
+        out.print(table("Imported", columns, rows))
+    for error in done.errors:
+        out.print(f"Refused: {error}", markup=False)
 
 
 def print_query(settings: Settings, sql: str, format: str) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from music_pulse.display import console, step
-from music_pulse.errors import BuildError
+from music_pulse.errors import BuildError, InputError
 from music_pulse.settings import Settings
 
 if TYPE_CHECKING:
+    from extract.exports import Import
     from extract.pipeline import Landed
     from serving.export import Export
 
@@ -43,16 +44,17 @@ def land_synthetic(settings: Settings, *, listens: int = DEMO_LISTENS, seed: int
         return land(settings, listens=listens, seed=seed, progress=report)
 
 
-def land_files(settings: Settings, paths: Sequence[Path], user_name: str | None) -> Landed:
+def land_files(settings: Settings, locations: Sequence[str], user_name: str | None, format: str | None) -> Import:
     """Land export files."""
     from extract.exports import import_files
 
     with step("Importing") as report:
         return import_files(
             settings,
-            paths,
+            locations,
             user_name=user_name,
-            progress=lambda path, done: report(done, None, f"records of {path.name}"),
+            format=format,
+            progress=lambda name, done: report(done, None, f"records of {name}"),
         )
 
 
@@ -105,6 +107,15 @@ def serve_docs(folder: Path, port: int) -> None:
 def landed_line(landed: Landed) -> str:
     """Say in a line what was landed."""
     return f"landed {landed.listens:,} listens, refused {landed.refused:,}"
+
+
+def show_import(done: Import) -> None:
+    """Show what became of each file. Raises `InputError` where one was refused."""
+    from music_pulse.printing import print_import
+
+    print_import(done, console())
+    if done.errors:
+        raise InputError(f"{len(done.errors)} of {len(done.files)} files were refused; what the others hold is landed")
 
 
 def export_line(exported: Export) -> str:

@@ -79,7 +79,7 @@ def write_lines(path: Path, lines: Iterable[bytes]) -> Path:
 def load(settings: Settings, folder: Path, listens: Iterable[Any]) -> Landed:
     """Land listens (or encoded lines) as one load, through a file."""
     path = folder / f"load_{len(list(folder.iterdir()))}.jsonl"
-    return import_files(settings, [write_lines(path, to_lines(listens))])
+    return import_files(settings, [write_lines(path, to_lines(listens))]).landed
 
 
 def build(settings: Settings, *, full_refresh: bool = False, **dbt_vars: Any) -> None:

@@ -1,21 +1,28 @@
-"""Export files -> raw.listens and raw.quarantine; one module a format, one load package a file.
+"""Export files -> raw.listens, raw.quarantine and raw.imported_files; one module a format, one load package a file.
 
-A file is known by the hash of its content: importing it again lands nothing.
+A file is known by the hash of its content, its format and its user: importing it again lands nothing. Stopped and
+started again, an import goes on with the files that are not landed.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
 from typing import Any
 
 import dlt
+import pyarrow as pa
 
-from extract.exports.files import content_hash
-from extract.exports.listenbrainz import SOURCE, check_form, records
+from extract.exports.files import FoundFile, find_files, named, unchanged
+from extract.exports.format import Format
+from extract.exports.formats import FORMATS, format_called
+from extract.exports.report import MIN_PLAY_SECONDS, ImportedFile, count_repeats
+from extract.exports.units import RefusedUnit, Unit, units_of
 from extract.pipeline import RAW_CONTRACT, Landed, Landing, dlt_items, landing
-from extract.rows import BATCH_ROWS, RowBuilder
+from extract.rows import timestamps
 from music_pulse.errors import InputError
 from music_pulse.settings import Settings
 
@@ -23,65 +30,162 @@ logger = logging.getLogger(__name__)
 
 PIPELINE = "exports"
 
-Progress = Callable[[Path, int], None]
+IMPORTED_SCHEMA = pa.schema(
+    [
+        pa.field("content_hash", pa.string(), nullable=False),
+        pa.field("name", pa.string(), nullable=False),
+        pa.field("format", pa.string(), nullable=False),
+        pa.field("user_name", pa.string()),
+        pa.field("records", pa.int64(), nullable=False),
+        pa.field("landed", pa.int64(), nullable=False),
+        pa.field("refused", pa.int64(), nullable=False),
+        pa.field("no_music", pa.int64(), nullable=False),
+        pa.field("imported_at", pa.timestamp("us", tz="UTC"), nullable=False),
+    ]
+)
+"""`raw.imported_files` as it is landed."""
+
+Progress = Callable[[str, int], None]
 """Called with (file, records read so far)."""
 
 
-@dlt.source(name=PIPELINE)
-def exports(path: Path, digest: str, user_name: str | None, progress: Progress) -> Any:
-    """Listens of one file; its hash is saved in the state with the same load."""
+@dataclass
+class Import:
+    """What an import did, file by file."""
 
-    @dlt.resource(write_disposition="append", schema_contract=RAW_CONTRACT)
-    def listens() -> Iterator[Any]:
-        yield from _rows(path, digest, user_name, progress)
-        dlt.current.source_state().setdefault("files", {})[_imported_as(digest, user_name)] = path.name
+    files: list[ImportedFile] = field(default_factory=list)
 
-    return listens
+    @property
+    def landed(self) -> Landed:
+        """All files together, in rows of raw."""
+        return Landed(sum(file.landed for file in self.files), sum(file.refused for file in self.files))
+
+    @property
+    def errors(self) -> list[str]:
+        """Why files were refused whole."""
+        return [file.error for file in self.files if file.error]
 
 
 def import_files(
     settings: Settings,
-    paths: Sequence[Path],
+    locations: Sequence[str | Path],
     *,
     user_name: str | None = None,
+    format: str | None = None,
     progress: Progress = lambda *_: None,
-) -> Landed:
-    """Land files in ListenBrainz's form: `.jsonl`, `.jsonl.gz` and export zips.
+) -> Import:
+    """Land files, folders, zips, patterns, `s3://` and `gs://` addresses.
 
-    `user_name` is whose listens they are where the lines name nobody. All files are looked at before the first is
-    landed. Raises `InputError`.
+    `user_name` is whose listens they are where the records name nobody; `format` is a name in `FORMATS`, by default
+    that of each file is detected. A file that isn't what it should be is refused whole and reported, and the others go
+    on. Raises `InputError` and `ConfigurationError` for wrong arguments.
     """
     if user_name is not None and not user_name.strip():
         raise InputError("--user is blank: say whose listens they are")
-    for path in paths:
-        check_form(path, user_name)
-    landed = Landed()
+    form = format_called(format) if format else None
+    done = Import()
     with landing(settings, PIPELINE) as target:
-        for path in paths:
-            landed += _import_file(target, path, user_name, progress)
-    return landed
+        importer = _Importer(target, user_name, form, progress)
+        for file in find_files(settings, [str(location) for location in locations]):
+            done.files += importer.import_file(file)
+        count_repeats(target.connection, done.files, float(settings.dbt_vars.get("min_play_seconds", MIN_PLAY_SECONDS)))
+    return done
 
 
-def _import_file(target: Landing, path: Path, user_name: str | None, progress: Progress) -> Landed:
-    digest = content_hash(path)
-    if _imported_as(digest, user_name) in target.state(PIPELINE).get("files", {}):
-        logger.info("%s was imported before: nothing to do", path)
-        return Landed()
-    return target.run(exports(path, digest, user_name, progress))
+@dataclass
+class _Importer:
+    target: Landing
+    user_name: str | None
+    format: Format | None
+    progress: Progress
+
+    def import_file(self, file: FoundFile) -> list[ImportedFile]:
+        """Land what a file holds, and say what became of it."""
+        try:
+            with file.local() as path, unchanged(path):
+                return [self._import_unit(unit, path) for unit in units_of(file, path, self.format)]
+        except InputError as error:
+            return [_refused(file.location, error)]
+
+    def _import_unit(self, unit: Unit | RefusedUnit, path: Path) -> ImportedFile:
+        if isinstance(unit, RefusedUnit):
+            return _refused(unit.name, unit.error)
+        done = ImportedFile(unit.name, unit.format.name)
+        if self._load_id(unit):
+            logger.info("%s was imported before: nothing to do", unit.name)
+            done.was_imported = True
+            return done
+        try:
+            self._check_user(unit)
+            self.target.run(exports(unit, self.user_name, done, path, self.progress))
+        except InputError as error:
+            return _refused(unit.name, error)
+        done.load_id = self._load_id(unit)
+        return done
+
+    def _check_user(self, unit: Unit) -> None:
+        if self.user_name or (unit.format.names_users and unit.parts[0].head().line.get("user_name")):
+            return
+        raise InputError(f"{unit.name}: its records don't name their user: say whose they are with --user NAME")
+
+    def _load_id(self, unit: Unit) -> str | None:
+        row = self.target.connection.execute(
+            """
+            select load_id
+            from raw.imported_files
+            inner join raw._dlt_loads on load_id = _dlt_load_id and status = 0
+            where content_hash = %s and format = %s and user_name is not distinct from %s
+            """,
+            [unit.content_hash, unit.format.name, self.user_name],
+        ).fetchone()
+        return row[0] if row else None
 
 
-def _imported_as(digest: str, user_name: str | None) -> str:
-    """Return the key of a file in the state: imported for the wrong user, it can be imported for the right one."""
-    return f"{digest} {user_name}" if user_name else digest
+def _refused(name: str, error: InputError) -> ImportedFile:
+    text = str(error) if PurePath(name).name in str(error) else f"{name}: {error}"
+    logger.debug("%s", text)
+    return ImportedFile(name, error=text)
 
 
-def _rows(path: Path, digest: str, user_name: str | None, progress: Progress) -> Iterator[Any]:
-    builder = RowBuilder(SOURCE, origin=digest[:32], user_name=user_name)
-    count = 0
-    for count, (line, name, number, is_cut) in enumerate(records(path), start=1):
-        builder.add_line(line, (name, number), is_cut=is_cut)
-        if not count % BATCH_ROWS:
-            progress(path, count)
-            yield from dlt_items(builder.take())
-    progress(path, count)
-    yield from dlt_items(builder.take())
+@dlt.source(name=PIPELINE)
+def exports(unit: Unit, user_name: str | None, done: ImportedFile, path: Path, progress: Progress) -> Any:
+    """The plays of one unit, as a resource called like its format, and the note that it was imported."""
+
+    @dlt.resource(name=unit.format.name, write_disposition="append", schema_contract=RAW_CONTRACT)
+    def plays() -> Iterator[Any]:
+        builder = unit.format.builder(unit.format.source, origin=unit.content_hash[:32], user_name=user_name)
+        with unchanged(path):
+            for part in unit.parts:
+                with part.open() as file, named(part.name):
+                    for _ in unit.format.read(file, part.name, builder):
+                        if builder.is_full:
+                            yield from dlt_items(builder.take())
+                            progress(unit.name, builder.seen)
+        yield from dlt_items(builder.take())
+        progress(unit.name, builder.seen)
+        if not builder.seen:
+            raise InputError(f"{unit.name}: holds no listens")
+        done.records, done.landed = builder.seen, builder.landed
+        done.refused, done.no_music = builder.refused, builder.passed_over
+        yield dlt.mark.with_table_name(_note(unit, user_name, done), "imported_files")
+
+    return plays
+
+
+def _note(unit: Unit, user_name: str | None, done: ImportedFile) -> pa.Table:
+    values = {
+        "content_hash": unit.content_hash,
+        "name": unit.name,
+        "format": unit.format.name,
+        "user_name": user_name,
+        "records": done.records,
+        "landed": done.landed,
+        "refused": done.refused,
+        "no_music": done.no_music,
+    }
+    columns: dict[str, Any] = {name: [value] for name, value in values.items()}
+    columns["imported_at"] = timestamps([int(time.time())])
+    return pa.table([columns[name] for name in IMPORTED_SCHEMA.names], schema=IMPORTED_SCHEMA)
+
+
+__all__ = ["FORMATS", "Import", "ImportedFile", "import_files"]

@@ -47,6 +47,7 @@ def test_a_line_becomes_a_row_with_its_ids() -> None:
         "artist_key": "björk",
         "track_key": "jóga",
         "duration_ms": 5,
+        "played_ms": None,
         "recording_msid": None,
         "recording_mbid": None,
         "release_mbid": None,

@@ -1,24 +1,19 @@
 from __future__ import annotations
 
 import gzip
-import json
-import zipfile
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 
 from extract.exports import files
-from extract.exports.listenbrainz import check_form, records
-from music_pulse.errors import InputError
-
-LISTEN = {"listened_at": 1_600_000_000, "user_name": "rob", "track_metadata": {"artist_name": "A", "track_name": "T"}}
-LINE = json.dumps(LISTEN).encode()
+from extract.exports.files import FoundFile, find_files, opened, unchanged
+from music_pulse.errors import ConfigurationError, InputError
+from music_pulse.settings import Settings
 
 
-def read_all(path: Path) -> list[bytes]:
-    check_form(path, None)
-    return [line for line, _, _, _ in records(path)]
+def found(*locations: str | Path) -> list[str]:
+    return [file.location for file in find_files(Settings(_env_file=None), [str(item) for item in locations])]
 
 
 def test_lines_come_without_their_ends_blank_ones_left_out_and_numbered() -> None:
@@ -28,54 +23,66 @@ def test_lines_come_without_their_ends_blank_ones_left_out_and_numbered() -> Non
 
 def test_a_line_beyond_the_limit_is_cut_and_the_next_one_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "MAX_LINE", 10)
-    found = list(files.lines(BytesIO(b"x" * 35 + b"\nnext\n" + b"y" * 10 + b"\n")))
-    assert found == [(b"x" * 11, 1, True), (b"next", 2, False), (b"y" * 10, 3, False)]
+    lines = list(files.lines(BytesIO(b"x" * 35 + b"\nnext\n" + b"y" * 10 + b"\n")))
+    assert lines == [(b"x" * 11, 1, True), (b"next", 2, False), (b"y" * 10, 3, False)]
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.zip", "misnamed.txt"])
-def test_plain_gzip_and_zip_are_told_apart_by_content(name: str, tmp_path: Path) -> None:
-    path = tmp_path / name
-    if name.endswith(".zip"):
-        with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr("listens/2020/9.jsonl", LINE + b"\n" + LINE)
-            archive.writestr("user.json", "{}")
-    elif name.endswith("jsonl"):
-        path.write_bytes(LINE + b"\n" + LINE)
-    else:
-        path.write_bytes(gzip.compress(LINE + b"\n" + LINE))
-    check_form(path, None)
-    assert [line for line, _, _, _ in records(path)] == [LINE, LINE]
+def test_folders_are_looked_through_without_what_is_hidden_and_each_file_comes_once(tmp_path: Path) -> None:
+    for name in ("b.json", "in/a.json", ".hidden/c.json", "__MACOSX/d.json", ".e.json"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    expected = [str(tmp_path / "b.json"), str(tmp_path / "in" / "a.json")]
+    assert found(tmp_path, tmp_path / "b.json") == expected
+    assert found(f"{tmp_path}/*", f"{tmp_path}/**/*.json") == expected
+
+
+def test_what_was_asked_for_by_name_is_known_from_what_was_found(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.touch()
+    settings = Settings(_env_file=None)
+    assert find_files(settings, [str(path)]) == [FoundFile(str(path), is_named=True)]
+    assert find_files(settings, [str(tmp_path)]) == [FoundFile(str(path), is_named=False)]
+    assert find_files(settings, ["no*where"]) == [FoundFile("no*where", is_named=True)]
+
+
+def test_an_address_of_another_kind_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="ftp://host/a.json: files are imported from paths, s3:// and gs://"):
+        found("ftp://host/a.json")
 
 
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "holds no listens"),
-        (b"%PDF-1.7 nonsense", "not a file of ListenBrainz listens"),
-        (b"[1, 2]", "not a file of ListenBrainz listens"),
-        (gzip.compress(LINE * 5_000)[:-20], "damaged or incomplete"),
+        (gzip.compress(bytes(range(256)) * 500)[:-20], "damaged or incomplete"),
         (b"\x1f\x8bnot gzip at all", "damaged or incomplete"),
-        (json.dumps({**LISTEN, "user_name": None}).encode(), "--user NAME"),
     ],
 )
-def test_a_file_that_is_not_what_it_claims_is_refused_in_one_line(content: bytes, says: str, tmp_path: Path) -> None:
-    path = tmp_path / "given.jsonl"
+def test_a_damaged_gzip_file_is_an_error_that_names_it(content: bytes, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "given.gz"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=says) as caught:
-        read_all(path)
+    with pytest.raises(InputError, match=says) as caught, opened(path) as file:
+        file.read()
     assert "\n" not in str(caught.value)
-    assert "given.jsonl" in str(caught.value)
+    assert "given.gz" in str(caught.value)
 
 
-def test_a_zip_without_listens_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "other.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("readme.txt", "hello")
-    with pytest.raises(InputError, match="no ListenBrainz export"):
-        check_form(path, "rob")
+def test_a_file_that_unpacks_to_absurdly_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_ALWAYS_FINE", 1_000)
+    path = tmp_path / "bomb.gz"
+    path.write_bytes(gzip.compress(bytes(1_000_000)))
+    with pytest.raises(InputError, match="unpacks to over 200 times its size"), opened(path) as file:
+        list(iter(lambda: file.read(10_000), b""))
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "nowhere.jsonl", tmp_path):
-        with pytest.raises(InputError):
-            check_form(path, "rob")
+        with pytest.raises(InputError), opened(path):
+            pass
+
+
+def test_a_file_that_grows_meanwhile_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "growing.json"
+    path.write_bytes(b"[")
+    with pytest.raises(InputError, match="still being written"), unchanged(path):
+        path.write_bytes(b"[{")
