@@ -37,6 +37,9 @@ NEEDED = T.StructType(
 MALFORMED = "malformed"
 CLOCK_AHEAD = "clock ahead"
 
+SLIDE = "slide"
+"""The kind of a row of `window_changes` that is about a slide, not a track or an artist."""
+
 _UUID = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 
 
@@ -95,112 +98,173 @@ def counted(events: DataFrame) -> DataFrame:
 def recent_listens(listens: DataFrame, rules: TrendingRules) -> DataFrame:
     """Collect each user's listens by blocks of windows; the stateful step.
 
-    A row a (block, user) that something came for: block_start, user_key, batch, and listens with the batch in which
-    each came (an array; a listen that came in several batches stands there several times). A block holds all listens
-    of `rules.block_slides` consecutive windows, so each window is counted from one block. A batch is known by its
-    time, which a repeated batch keeps.
+    A row a (block, user) that something came for: block, user_key, batch, and listens with the batch in which each
+    came (an array; a listen that came in several batches stands there several times). A block holds all listens of
+    `rules.block_slides` consecutive windows, so each window is counted from one block.
     """
     slide, window = rules.slide_minutes, rules.window_minutes
     step = rules.block_slides * slide
     block = F.window("event_time", f"{step - slide + window} minutes", f"{step} minutes")
-    batch = F.unix_millis(F.current_timestamp())
+    # A batch is known by its time, which a repeated batch keeps. As text: a number would be written into the code that
+    # Spark generates, and all of it compiled again for every batch.
+    batch = F.unix_millis(F.current_timestamp()).cast("string")
     listen = F.struct("listened_at", "track_id", "artist_id", "artist_name", "track_name", "batch")
     return (
         listens.withWatermark("event_time", f"{rules.watermark_minutes} minutes")
         .withColumn("batch", batch)
         .groupBy(block.alias("block"), "user_key")
         .agg(F.collect_set(listen).alias("listens"))
-        .select(
-            F.unix_seconds("block.start").alias("block_start"),
-            "user_key",
-            "listens",
-            batch.alias("batch"),
-        )
+        .select("block", "user_key", "listens", batch.alias("batch"))
     )
 
 
 def window_changes(blocks: DataFrame, rules: TrendingRules) -> DataFrame:
     """Count what this batch adds to each window.
 
-    A row a (window_start, kind, id) that a new listen falls into: artist_name, track_name, listens and listeners to
-    add; and a row of kind `minute` for each minute that new listens began in: how many (listens), and the latest
-    (newest, seconds). Times are seconds since 1970. On a static frame everything is new, so it counts the windows.
+    Rows of (window_start, kind, id, artist_name, track_name, listens, listeners, newest), to be united by
+    (window_start, kind, id): counts come without names, and the spellings that came without counts (the smallest one
+    names the window). A row of kind `slide` tells how many new listens began in a slide (listens), and the latest of
+    them (newest). Times are seconds since 1970. On a static frame everything is new, so it counts the windows.
     """
-    listens = _each_once(blocks)
-    return _changes(listens, rules).unionByName(_minutes(listens, rules))
-
-
-def _each_once(blocks: DataFrame) -> DataFrame:
-    return (
-        blocks.select("block_start", "user_key", "batch", F.explode("listens").alias("listen"))
-        .groupBy("block_start", "user_key", "listen.listened_at", "listen.track_id")
-        .agg(
-            (F.min("listen.batch") == F.first("batch")).alias("is_new"),
-            F.first("listen.artist_id").alias("artist_id"),
-            F.min("listen.artist_name").alias("artist_name"),
-            F.min("listen.track_name").alias("track_name"),
-        )
-    )
-
-
-def _changes(listens: DataFrame, rules: TrendingRules) -> DataFrame:
-    entity = F.explode(
-        F.array(
-            F.struct(F.lit("track").alias("kind"), F.col("track_id").alias("id"), F.col("track_name")),
-            F.struct(F.lit("artist").alias("kind"), F.col("artist_id").alias("id"), F.lit(None).alias("track_name")),
-        )
-    )
-    by_user = (
-        listens.select("*", F.explode(_window_starts(rules)).alias("window_start"))
-        .select("window_start", "user_key", "is_new", "artist_name", entity.alias("entity"))
-        .groupBy("window_start", "entity.kind", "entity.id", "user_key")
-        .agg(
-            F.count("*").alias("held"),
-            F.count_if("is_new").alias("new"),
-            F.min("artist_name").alias("artist_name"),
-            F.min("entity.track_name").alias("track_name"),
-        )
-        .where(F.col("new") > 0)
-    )
-    cap = F.lit(rules.listens_per_user)
-    added = F.least("held", cap) - F.least(F.col("held") - F.col("new"), cap)
-    return by_user.groupBy("window_start", "kind", "id").agg(
-        F.min("artist_name").alias("artist_name"),
-        F.min("track_name").alias("track_name"),
-        F.sum(added).alias("listens"),
-        F.count_if(F.col("held") == F.col("new")).alias("listeners"),
-        F.lit(None).cast("long").alias("newest"),
-    )
-
-
-def _window_starts(rules: TrendingRules) -> Column:
-    """The windows of a listen that are counted from this block."""
+    # Read twice, but the state behind it must be worked out once.
+    held = blocks.localCheckpoint(eager=False)
     slide = rules.slide_minutes * 60
-    last = F.floor(F.col("listened_at") / slide) * slide
-    first = last - rules.window_minutes * 60 + slide
-    end = F.col("block_start") + rules.block_slides * slide
-    starts = F.sequence(F.greatest(first, F.col("block_start")), F.least(last, end - slide), F.lit(slide))
-    return F.when(F.greatest(first, F.col("block_start")) <= F.least(last, end - slide), starts).otherwise(
-        F.array().cast("array<bigint>")
+    return held.sparkSession.sql(
+        _WINDOW_CHANGES.format(
+            slide=slide,
+            to_first=rules.window_minutes * 60 - slide,
+            to_last=(rules.block_slides - 1) * slide,
+            cap=rules.listens_per_user,
+            blocks="{blocks}",
+        ),
+        blocks=held,
     )
 
 
-def _minutes(listens: DataFrame, rules: TrendingRules) -> DataFrame:
-    """A listen stands in up to two blocks, and began in one of them."""
-    step = rules.block_slides * rules.slide_minutes * 60
-    began_here = F.col("listened_at") < F.col("block_start") + step
-    return (
-        listens.where(F.col("is_new") & began_here)
-        .groupBy((F.floor(F.col("listened_at") / 60) * 60).alias("window_start"))
-        .agg(F.count("*").alias("listens"), F.max("listened_at").alias("newest"))
-        .select(
-            "window_start",
-            F.lit("minute").alias("kind"),
-            F.lit(None).cast("string").alias("id"),
-            F.lit(None).cast("string").alias("artist_name"),
-            F.lit(None).cast("string").alias("track_name"),
-            "listens",
-            F.lit(0).cast("long").alias("listeners"),
-            "newest",
-        )
-    )
+# Grouped first by what the state is partitioned by, so that nothing is shuffled before the last step; and no text is
+# aggregated, since Spark would sort for it. As SQL, it is analysed once a batch and not once a step.
+_WINDOW_CHANGES = """
+with
+
+blocks as (
+
+    select *, unix_seconds(block.start) as first_start, filter(listens, listen -> listen.batch = batch) as came
+    from {blocks}
+
+),
+
+-- Of a user's other artists nothing changes.
+concerned as (
+
+    select
+        block, user_key, batch, first_start,
+        explode(filter(listens, listen -> exists(came, new -> new.artist_id = listen.artist_id))) as listen
+    from blocks
+
+),
+
+each_once as (
+
+    select
+        block, user_key, first_start, listen.track_id, listen.artist_id, listen.listened_at,
+        listen.listened_at - pmod(listen.listened_at, {slide}) as slide,
+        bool_and(listen.batch = batch) as is_new
+    from concerned
+    group by block, user_key, first_start, listen.track_id, listen.artist_id, listen.listened_at
+
+),
+
+-- Of the windows of a listen, those that are counted from this block.
+in_windows as (
+
+    select
+        *,
+        explode(
+            if(
+                slide >= first_start and slide - {to_first} <= first_start + {to_last},
+                sequence(
+                    greatest(slide - {to_first}, first_start), least(slide, first_start + {to_last}), {slide}L
+                ),
+                null
+            )
+        ) as window_start
+    from each_once
+
+),
+
+counted as (
+
+    select
+        block, user_key, is_new, listened_at, window_start,
+        explode(
+            array(
+                struct('track' as kind, track_id as id),
+                struct('artist' as kind, artist_id as id),
+                if(window_start = slide, struct('slide' as kind, cast(null as string) as id), null)
+            )
+        ) as entity
+    from in_windows
+
+),
+
+by_user as (
+
+    select
+        block, user_key, window_start, entity.kind, entity.id,
+        count(*) as held,
+        count_if(is_new) as new,
+        max(listened_at) as newest
+    from counted
+    where entity is not null
+    group by block, user_key, window_start, entity.kind, entity.id
+
+),
+
+counts as (
+
+    select
+        window_start, kind, id,
+        sum(if(kind = 'slide', new, least(held, {cap}) - least(held - new, {cap}))) as listens,
+        count_if(held = new) as listeners,
+        max(newest) as newest
+    from by_user
+    where new > 0
+    group by window_start, kind, id
+
+),
+
+spelled as (
+
+    select distinct
+        listen.listened_at - pmod(listen.listened_at, {slide}) as slide,
+        listen.track_id, listen.artist_id, listen.artist_name, listen.track_name
+    from (select explode(came) as listen from blocks)
+
+),
+
+named as (
+
+    select
+        artist_name, explode(sequence(slide - {to_first}, slide, {slide}L)) as window_start,
+        array(
+            struct('track' as kind, track_id as id, track_name),
+            struct('artist' as kind, artist_id as id, cast(null as string) as track_name)
+        ) as entities
+    from spelled
+
+),
+
+names as (
+
+    select distinct window_start, entity.kind, entity.id, artist_name, entity.track_name
+    from (select artist_name, window_start, explode(entities) as entity from named)
+
+)
+
+select
+    window_start, kind, id,
+    cast(null as string) as artist_name, cast(null as string) as track_name, listens, listeners, newest
+from counts
+union all
+select window_start, kind, id, artist_name, track_name, null, null, null from names
+"""

@@ -14,19 +14,21 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import psycopg
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
 
 from music_pulse.database import connect, one_line
 from music_pulse.errors import DatabaseError
 from music_pulse.settings import Credentials
 from streaming.client.backoff import delays
-from streaming.transforms import window_changes
+from streaming.transforms import SLIDE, window_changes
 from streaming.trending_rules import TrendingRules
 
 if TYPE_CHECKING:
@@ -47,15 +49,26 @@ create temporary table if not exists trending_changes (
     window_start bigint, kind text, id uuid, artist_name text, track_name text, listens bigint, listeners bigint
 ) on commit delete rows
 """
-_COPY = "copy trending_changes from stdin"
+_COPY = "copy trending_changes from stdin (format csv)"
+_KEY = ("window_start", "kind", "id")
 _MERGE = """
 insert into raw.trending_windows as held (
     window_start, window_end, entity_kind, entity_id, artist_name, track_name, listen_count, listener_count, updated_at
 )
 select
     to_timestamp(window_start), to_timestamp(window_start) + %(length)s, kind, id, artist_name, track_name,
-    listens, listeners, now()
-from trending_changes
+    coalesce(listens, 0), coalesce(listeners, 0), now()
+from trending_changes as changes
+where
+    listens > 0
+    or exists (
+        select 1 from raw.trending_windows as named
+        where
+            named.window_start = to_timestamp(changes.window_start)
+            and named.window_end = to_timestamp(changes.window_start) + %(length)s
+            and named.entity_kind = changes.kind
+            and named.entity_id = changes.id
+    )
 on conflict (window_start, window_end, entity_kind, entity_id) do update set
     listen_count = held.listen_count + excluded.listen_count,
     listener_count = held.listener_count + excluded.listener_count,
@@ -77,33 +90,27 @@ insert into raw.trending_left_out (query_id, batch_id, reason, events) values (%
 
 @dataclass(frozen=True)
 class Changes:
-    """What a batch adds: rows of windows, how many listens began in each minute, and the newest of them."""
+    """What a batch adds: a table with a row for each window and entity, listens by slide, the newest listen."""
 
-    windows: list[tuple[int, str, str, str, str | None, int, int]]
-    minutes: dict[int, int]
+    windows: pa.Table
+    """window_start, kind, id, artist_name, track_name, listens, listeners; no listens: only a spelling came."""
+    slides: dict[int, int]
     newest: int | None
 
     @classmethod
-    def of(cls, rows: Iterable[dict[str, Any]]) -> Changes:
-        """Read the rows of `transforms.window_changes`."""
-        windows, minutes, newest = [], {}, []
-        for row in rows:
-            if row["kind"] == "minute":
-                minutes[row["window_start"]] = row["listens"]
-                newest.append(row["newest"])
-            else:
-                windows.append(
-                    (
-                        row["window_start"],
-                        row["kind"],
-                        row["id"],
-                        row["artist_name"],
-                        row["track_name"],
-                        row["listens"],
-                        row["listeners"],
-                    )
-                )
-        return cls(windows, minutes, max(newest, default=None))
+    def of(cls, rows: pa.Table) -> Changes:
+        """Unite the rows of `transforms.window_changes`. Names compare by code points, as bytes of UTF-8 do."""
+        united = rows.group_by(list(_KEY), use_threads=False).aggregate(
+            [("artist_name", "min"), ("track_name", "min"), ("listens", "sum"), ("listeners", "sum"), ("newest", "max")]
+        )
+        is_slide = pc.equal(united["kind"], SLIDE)
+        slides = united.filter(is_slide)
+        windows = united.filter(pc.invert(is_slide)).drop_columns("newest_max")
+        return cls(
+            windows.rename_columns([*_KEY, "artist_name", "track_name", "listens", "listeners"]),
+            dict(zip(slides["window_start"].to_pylist(), slides["listens_sum"].to_pylist(), strict=True)),
+            pc.max(slides["newest_max"]).as_py(),
+        )
 
 
 class TrendingSink:
@@ -131,7 +138,7 @@ class TrendingSink:
             logger.info("batch %d stands in the database already: only its state is made anew", batch_id)
             blocks.write.format("noop").mode("overwrite").save()
             return
-        changes = Changes.of(window_changes(blocks, self._rules).toArrow().to_pylist())
+        changes = Changes.of(window_changes(blocks, self._rules).toArrow())
         self._patiently(lambda connection: self.write(connection, changes, batch_id))
 
     def write(self, connection: psycopg.Connection, changes: Changes, batch_id: int) -> bool:
@@ -145,11 +152,12 @@ class TrendingSink:
             closed = -1.0 if watermark is None else watermark.timestamp()
             length = self._rules.window_minutes * 60
             first = 0.0 if whole_from is None else whole_from.timestamp()
-            rows = [row for row in changes.windows if row[0] + length > closed and row[0] >= first]
+            starts = changes.windows["window_start"]
+            rows = changes.windows.filter(pc.and_(pc.greater(starts, closed - length), pc.greater_equal(starts, first)))
             late = sum(
                 listens
-                for minute, listens in changes.minutes.items()
-                if self._first_end(minute) <= closed and self._first_end(minute) - length >= first
+                for slide, listens in changes.slides.items()
+                if self._first_end(slide) <= closed and self._first_end(slide) - length >= first
             )
             self._merge(connection, rows)
             if late:
@@ -157,7 +165,7 @@ class TrendingSink:
             connection.execute(
                 _SAVE, {"query_id": self._query_id, "batch_id": batch_id, "watermark": self._watermark(changes)}
             )
-            newest = max((row[0] for row in rows), default=0)
+            newest = pc.max(rows["window_start"]).as_py() or 0
             connection.execute("select pg_notify(%s, %s)", [CHANNEL, str(newest)])
         return True
 
@@ -166,10 +174,9 @@ class TrendingSink:
         if self._connection is not None:
             self._connection.close()
 
-    def _first_end(self, minute: int) -> int:
-        """Return when the oldest window with the listens of `minute` ends: if it is closed, they are late for it."""
-        slide = self._rules.slide_minutes * 60
-        return minute // slide * slide + slide
+    def _first_end(self, slide: int) -> int:
+        """Return when the oldest window with the listens of `slide` ends: if it is closed, they are late for it."""
+        return slide + self._rules.slide_minutes * 60
 
     def _watermark(self, changes: Changes) -> datetime | None:
         if changes.newest is None:
@@ -194,14 +201,13 @@ class TrendingSink:
         row = connection.execute(statement, [self._query_id]).fetchone()
         return -1 if row is None else int(row[0])
 
-    def _merge(
-        self, connection: psycopg.Connection, rows: list[tuple[int, str, str, str, str | None, int, int]]
-    ) -> None:
+    def _merge(self, connection: psycopg.Connection, rows: pa.Table) -> None:
         connection.execute(_STAGE)
+        text = pa.BufferOutputStream()
+        pa.csv.write_csv(rows, text, pa.csv.WriteOptions(include_header=False))  # nulls are bare, texts quoted
         with connection.cursor() as cursor:
             with cursor.copy(_COPY) as copy:
-                for row in rows:
-                    copy.write_row(row)
+                copy.write(text.getvalue())
             cursor.execute(_MERGE, {"length": timedelta(minutes=self._rules.window_minutes)})
 
     def _patiently(self, step: Any) -> Any:

@@ -19,6 +19,7 @@ from streaming import spark as spark_session
 from streaming.events import EventBuilder
 from streaming.transforms import CLOCK_AHEAD, MALFORMED, counted, parsed, recent_listens, window_changes
 from streaming.trending_rules import TrendingRules
+from streaming.trending_sink import Changes
 
 START = 1_700_000_040
 RULES = TrendingRules()
@@ -51,10 +52,12 @@ def _record(value: bytes | None, broker_time: float) -> tuple[bytes | None, date
 
 
 def changes(blocks: DataFrame, rules: TrendingRules) -> Counts:
+    united = Changes.of(window_changes(blocks, rules).toArrow()).windows.to_pylist()
     return {
-        (row.window_start, row.kind, row.id): Row(row.artist_name, row.track_name, row.listens, row.listeners)
-        for row in window_changes(blocks, rules).collect()
-        if row.kind in ("track", "artist")
+        (row["window_start"], row["kind"], row["id"]): Row(
+            row["artist_name"], row["track_name"], row["listens"] or 0, row["listeners"] or 0
+        )
+        for row in united
     }
 
 
@@ -205,7 +208,7 @@ def stream_counts(spark: SparkSession, folder: Path, batches: Sequence[Sequence[
     def add(blocks: DataFrame, number: int) -> None:
         nonlocal watermark
         for window, row in changes(blocks, rules).items():
-            if window[0] + rules.window_minutes * 60 > watermark:
+            if window[0] + rules.window_minutes * 60 > watermark and (row.listens or window in total):
                 total[window] = _sum(total.get(window), row)
         batch = batches[number] if number < len(batches) else []  # the last one comes for the watermark alone
         newest = [event["listened_at"] for event, time in batch if event["listened_at"] <= time + 60]
