@@ -26,6 +26,7 @@ from streaming.tables import create_stream_tables
 from streaming.transforms import counted, left_out_counts, parsed, recent_listens
 from streaming.trending_rules import TrendingRules
 from streaming.trending_sink import TrendingSink
+from streaming.window_archive import WindowArchiver
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -100,14 +101,19 @@ def run_trending(
         .start()
     )
     left_out = LeftOut(settings, config, session, UUID(str(query.id)), dead_letters=dead_letters)
+    archiver = WindowArchiver(settings.credentials("loader"), settings.archive_dir / "trending_windows")
     last = -1
     try:
         while query.isActive and not stop.wait(_POLL_SECONDS):
-            last = _follow(query, last, progress, left_out)
+            newest = _follow(query, last, progress, left_out)
+            if newest > last:
+                archiver.after_batch()
+            last = newest
     finally:
         _end(query)
         try:
             _follow(query, last, progress, left_out)
+            archiver.look()
         finally:
             left_out.close()
             session.stop()

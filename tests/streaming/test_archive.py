@@ -19,6 +19,7 @@ from music_pulse.database import connect
 from music_pulse.errors import DatabaseError, PulseError
 from music_pulse.settings import Settings
 from streaming import archive as module
+from streaming import day_files
 from streaming.archive import Archiver, ListensArchive, day_of
 from streaming.client import JsonSerializer, Record
 from streaming.events import EventBuilder
@@ -144,11 +145,11 @@ def test_what_a_killed_process_left_is_seen_by_nobody_and_overwritten(
     land(warehouse, listen(MIDNIGHT))
     archive.update()
     land(warehouse, listen(MIDNIGHT + 1))
-    honest = module.os.fsync
-    monkeypatch.setattr(module.os, "fsync", die)
+    honest = day_files.os.fsync
+    monkeypatch.setattr(day_files.os, "fsync", die)
     with pytest.raises(KeyboardInterrupt):
         archive.update()
-    monkeypatch.setattr(module.os, "fsync", honest)
+    monkeypatch.setattr(day_files.os, "fsync", honest)
     assert pq.read_table(archive.folder).num_rows == 1
     assert archive.update() == 1
     assert pq.read_table(archive.folder).num_rows == 2
@@ -158,8 +159,8 @@ def test_what_a_killed_process_left_is_seen_by_nobody_and_overwritten(
 def test_a_large_day_is_written_piece_by_piece(
     warehouse: Settings, archive: ListensArchive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_ROW_GROUP_ROWS", 100)
-    monkeypatch.setattr(module, "_BATCH_BYTES", 10_000)
+    monkeypatch.setattr(day_files, "_ROW_GROUP_ROWS", 100)
+    monkeypatch.setattr(day_files, "_BATCH_BYTES", 10_000)
     land(warehouse, *(listen(MIDNIGHT + number) for number in range(1_000)))
     assert archive.update() == 1
     found = pq.ParquetFile(archive.path(DAY))
@@ -189,7 +190,7 @@ def test_what_cannot_be_read_or_written_is_said_in_one_line(archive: ListensArch
     (tmp_path / "file").write_text("")
     with pytest.raises(PulseError, match="can't write the archive .*; set PULSE_ARCHIVE_DIR"):
         ListensArchive(archive._login, tmp_path / "file").update()
-    with pytest.raises(DatabaseError, match=r"reading raw\.stream_listens failed"):
+    with pytest.raises(DatabaseError, match=r"reading for the archive failed"):
         ListensArchive(archive._login._replace(dbname="nowhere"), tmp_path / "listens").update()
 
 

@@ -47,7 +47,7 @@ BATCH = 100
 SINK = """
 import os, signal, sys, threading
 from music_pulse.settings import load_settings
-from streaming import archive, sinks
+from streaming import day_files, sinks
 
 moment = sys.argv[1]
 sinks.BATCH_RECORDS, sinks.BATCH_SECONDS = 100, 0.1
@@ -76,7 +76,7 @@ if moment == "before the commit, its dead letters sent":
 if moment == "after the commit":
     sinks.ListensSink.land = dies(sinks.ListensSink.land)
 if moment == "while the archive is written":
-    archive.os.fsync = die
+    day_files.os.fsync = die
 
 stop = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: stop.set())
