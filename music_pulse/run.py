@@ -44,7 +44,9 @@ def land_synthetic(settings: Settings, *, listens: int = DEMO_LISTENS, seed: int
         return land(settings, listens=listens, seed=seed, progress=report)
 
 
-def land_files(settings: Settings, locations: Sequence[str], user_name: str | None, format: str | None) -> Import:
+def land_files(
+    settings: Settings, locations: Sequence[str | Path], user_name: str | None, format: str | None = None
+) -> Import:
     """Land export files."""
     from extract.exports import import_files
 

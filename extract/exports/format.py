@@ -5,18 +5,22 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import IO, Any
 
+import msgspec
+
 from extract.exports.csv_rows import csv_rows
 from extract.exports.files import without_bom
-from extract.exports.json_values import Path, Values, array_start, array_values
-from extract.exports.plays import PlayBuilder, ToPlay
+from extract.exports.json_array import Element, Path, array_elements, array_start
+from extract.exports.plays import Decode, PlayBuilder, ToPlay
+from extract.exports.records import Records
 from extract.rows import RowBuilder
 
-HEAD_BYTES = 1 << 18
+HEAD_BYTES = 4 << 20
+"""A Last.fm page of a thousand tracks, the longest first record, has up to two million."""
 
 
 class Head:
@@ -84,19 +88,21 @@ class Format:
 
 
 def json_reader(
-    to_play: ToPlay, *paths: Path, flatten: Callable[[Sequence[Any]], Sequence[Any]] = lambda values: values
+    to_play: ToPlay, record: type, *paths: Path, flatten: Callable[[list[Element]], list[Element]] = lambda found: found
 ) -> Reader:
     """Return a reader of the JSON array at the first of `paths` that a file has (by default the file is the array).
 
-    `flatten` makes records of its elements, where those are more than one.
+    `record` is the msgspec type of what `to_play` gets; `flatten` makes records of elements, where those are more
+    than one.
     """
+    decode: Decode = msgspec.json.Decoder(record).decode
 
     def read(file: IO[bytes], name: str, builder: PlayBuilder) -> Iterator[None]:
         first = 1
-        for values in array_values(file, paths or ((),)):
-            records = flatten(values.values)
-            builder.add_plays(Values(first, records), to_play, name)
-            first += len(records)
+        for elements in array_elements(file, paths or ((),)):
+            found = flatten(elements)
+            builder.add_plays(Records(first, found, found), decode, to_play, name)
+            first += len(found)
             yield
 
     return read
@@ -106,10 +112,16 @@ def csv_reader(to_play: ToPlay, is_header: Callable[[list[str]], bool]) -> Reade
     """Return a reader of CSV rows; `to_play` gets lists of text."""
 
     def read(file: IO[bytes], name: str, builder: PlayBuilder) -> Iterator[None]:
-        for first, rows in csv_rows(file):
+        first = 1
+        for rows in csv_rows(file):
             if first == 1 and rows and is_header(rows[0]):
-                first, rows = 2, rows[1:]
-            builder.add_plays(Values(first, rows), to_play, name)
+                rows, first = rows[1:], 2
+            builder.add_plays(Records(first, rows, [",".join(row).encode() for row in rows]), _as_it_is, to_play, name)
+            first += len(rows)
             yield
 
     return read
+
+
+def _as_it_is(row: list[str]) -> list[str]:
+    return row

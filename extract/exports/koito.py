@@ -9,45 +9,74 @@ lists of aliases, of which one is primary.
 from __future__ import annotations
 
 import re
-from typing import Any
+
+import msgspec
 
 from extract.exports.format import Format, Head, json_reader
-from extract.exports.plays import MBIDS, Play, milliseconds, utc_seconds
-from music_pulse.listens import RefusedListen, to_json
+from extract.exports.plays import MBIDS, Moment, Play, length_ms
+from music_pulse.listens import to_json
 
 _PATH = ("listens",)
 
 
-def to_play(listen: dict[str, Any]) -> Play:
+class Alias(msgspec.Struct, gc=False):
+    """One name."""
+
+    alias: str
+    is_primary: bool = False
+
+
+class Entity(msgspec.Struct, gc=False):
+    """A track, an album or an artist."""
+
+    aliases: list[Alias] | None = None
+    mbid: str | None = None
+    duration: float | None = None
+
+
+class Listen(msgspec.Struct, gc=False):
+    """One play."""
+
+    listened_at: Moment
+    track: Entity
+    artists: list[Entity] | None = None
+    album: Entity | None = None
+    client: str | None = None
+
+
+def to_play(listen: Listen) -> Play:
     """Read one listen; several artists become one name."""
-    try:
-        listened_at = utc_seconds(listen["listened_at"])
-    except ValueError:
-        raise RefusedListen("listened_at is no time") from None
-    track, album, artists = listen["track"], listen.get("album") or {}, listen["artists"] or []
-    names = [_name(artist) for artist in artists]
-    mbids = [artist["mbid"] for artist in artists if artist.get("mbid")]
-    return Play(
-        listened_at,
-        (names[0] if len(names) == 1 else ", ".join(filter(None, names))) if names else None,
-        _name(track),
-        _name(album),
-        milliseconds(track.get("duration"), 1000) or None,
-        recording_mbid=MBIDS[track.get("mbid")],
-        release_mbid=MBIDS[album.get("mbid")],
+    track, album, artists = listen.track, listen.album, listen.artists or []
+    if len(artists) == 1:
+        name, mbid = _name(artists[0]), artists[0].mbid
+        mbids = f'["{mbid}"]' if MBIDS[mbid] else None
+    else:
+        name = ", ".join(filter(None, map(_name, artists)))
         # A list with a gap would name other artists than the listen.
-        artist_mbids=to_json(mbids) if mbids and len(mbids) == len(artists) else None,
-        submission_client=listen.get("client") or None,
+        known = [artist.mbid for artist in artists if MBIDS[artist.mbid]]
+        mbids = to_json(known) if known and len(known) == len(artists) else None
+    return Play(
+        int(listen.listened_at.timestamp()),
+        name,
+        _name(track),
+        _name(album) if album else None,
+        length_ms(track.duration),
+        None,
+        MBIDS[track.mbid],
+        MBIDS[album.mbid] if album else None,
+        mbids,
+        listen.client or None,
     )
 
 
-def _name(entity: dict[str, Any]) -> str | None:
+def _name(entity: Entity) -> str | None:
     """Return the primary alias, else the first."""
-    aliases = entity.get("aliases") or []
-    for alias in aliases:
-        if alias.get("is_primary"):
-            return alias["alias"] or None
-    return aliases[0]["alias"] if aliases else None
+    if not entity.aliases:
+        return None
+    for alias in entity.aliases:
+        if alias.is_primary:
+            return alias.alias or None
+    return entity.aliases[0].alias or None
 
 
 def _recognises(head: Head) -> bool:
@@ -60,5 +89,5 @@ FORMAT = Format(
     source="koito",
     file_names=re.compile(r"koito_export.*\.json", re.IGNORECASE),
     recognises=_recognises,
-    read=json_reader(to_play, _PATH),
+    read=json_reader(to_play, Listen, _PATH),
 )

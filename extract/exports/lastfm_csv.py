@@ -39,9 +39,11 @@ def _long_play(row: list[str]) -> Play | None:
         artist,
         track,
         album or None,
-        recording_mbid=MBIDS[track_mbid] if track_mbid else None,
-        release_mbid=MBIDS[album_mbid] if album_mbid else None,
-        artist_mbids=f'["{artist_mbid}"]' if artist_mbid and MBIDS[artist_mbid] else None,
+        None,
+        None,
+        MBIDS[track_mbid],
+        MBIDS[album_mbid],
+        f'["{artist_mbid}"]' if MBIDS[artist_mbid] else None,
     )
 
 
@@ -49,10 +51,7 @@ def _short_play(row: list[str]) -> Play | None:
     artist, album, track, date = row
     if not date:
         return None
-    try:
-        return Play(utc_seconds_of_words(date), artist, track, album or None)
-    except ValueError:
-        raise RefusedListen("date is no time") from None
+    return Play(utc_seconds_of_words(date), artist, track, album or None)
 
 
 def _is_header(row: list[str]) -> bool:

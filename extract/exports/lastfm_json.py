@@ -10,45 +10,90 @@ Start of play: `date.uts`: a scrobble's timestamp is "the time the track started
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from extract.exports.format import Format, Head, json_reader
+from extract.exports.json_array import Element
 from extract.exports.plays import MBIDS, Play
+from music_pulse.listens import RefusedListen
 
 _ONE_PAGE = ("recenttracks", "track")
 
 
-def to_play(track: dict[str, Any]) -> Play | None:
+class Named(msgspec.Struct, gc=False):
+    """An artist or an album; `name` where the exporter asked for more about artists."""
+
+    text: str | None = msgspec.field(name="#text", default=None)
+    name: str | None = None
+    mbid: str | None = None
+
+
+class Date(msgspec.Struct, gc=False):
+    """When a track was played."""
+
+    uts: str | int
+
+
+class Track(msgspec.Struct, gc=False):
+    """One scrobble."""
+
+    artist: Named
+    name: str
+    album: Named | None = None
+    mbid: str | None = None
+    date: Date | None = None
+    attributes: dict[str, Any] | None = msgspec.field(name="@attr", default=None)
+
+
+class Page(msgspec.Struct, gc=False):
+    """Some tracks; maybe within `recenttracks`."""
+
+    track: list[msgspec.Raw] | None = None
+    recenttracks: Page | None = None
+
+
+_decode_page = msgspec.json.Decoder(Page).decode
+
+
+def to_play(track: Track) -> Play | None:
     """Read one track; the one that is still playing has no date."""
-    if "date" not in track and (track.get("@attr") or {}).get("nowplaying"):
-        return None
-    artist, album = track["artist"], track.get("album") or {}
-    artist_mbid = artist.get("mbid")
-    uts = track["date"]["uts"]
+    if track.date is None:
+        if track.attributes and track.attributes.get("nowplaying"):
+            return None
+        raise RefusedListen("listened_at is missing")
+    uts, artist, album = track.date.uts, track.artist, track.album
     return Play(
         int(uts) if type(uts) is str and uts.isdecimal() else uts,
-        artist.get("#text") or artist.get("name"),
-        track["name"],
-        album.get("#text") or None,
-        recording_mbid=MBIDS[track.get("mbid")],
-        release_mbid=MBIDS[album.get("mbid")],
-        artist_mbids=f'["{artist_mbid}"]' if artist_mbid and MBIDS[artist_mbid] else None,
+        artist.text or artist.name,
+        track.name,
+        (album.text or None) if album else None,
+        None,
+        None,
+        MBIDS[track.mbid],
+        MBIDS[album.mbid] if album else None,
+        f'["{artist.mbid}"]' if MBIDS[artist.mbid] else None,
     )
 
 
-def _tracks(values: Sequence[Any]) -> list[Any]:
+def _tracks(elements: list[Element]) -> list[Element]:
     """Return the tracks of pages; what is no page is a track, or nothing."""
-    tracks: list[Any] = []
-    for value in values:
-        page = value.get("recenttracks", value) if isinstance(value, dict) else {}
-        tracks += page["track"] if isinstance(page.get("track"), list) else [value]
+    tracks: list[Element] = []
+    for element in elements:
+        try:
+            page = _decode_page(element)
+            found = page.recenttracks.track if page.recenttracks else page.track
+        except msgspec.DecodeError:
+            found = None
+        tracks += [element] if found is None else found
     return tracks
 
 
 def _recognises(head: Head) -> bool:
     first = head.record(_ONE_PAGE) or head.record()
-    tracks = _tracks([first]) if first else []
+    page = first.get("recenttracks", first)
+    tracks = page.get("track", [page]) if isinstance(page, dict) else []
     return bool(tracks) and isinstance(tracks[0], dict) and tracks[0].keys() >= {"artist", "name", "mbid"}
 
 
@@ -57,5 +102,5 @@ FORMAT = Format(
     source="lastfm",
     file_names=re.compile(r"(?:recenttracks|scrobbles|lastfm).*\.json", re.IGNORECASE),
     recognises=_recognises,
-    read=json_reader(to_play, _ONE_PAGE, (), flatten=_tracks),
+    read=json_reader(to_play, Track, _ONE_PAGE, (), flatten=_tracks),
 )

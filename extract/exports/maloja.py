@@ -10,30 +10,58 @@ UTC. `duration` is "how long the track was played", `track.length` how long it i
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Annotated
+
+import msgspec
 
 from extract.exports.format import Format, Head, json_reader
-from extract.exports.plays import Play, milliseconds
-from music_pulse.listens import RefusedListen
+from extract.exports.plays import Play, length_ms
+from music_pulse.listens import MAX_DURATION_MS, RefusedListen
 
 _PATHS = (("scrobbles",), ("list",))
 
 
-def to_play(scrobble: dict[str, Any]) -> Play:
+class Album(msgspec.Struct, gc=False):
+    """`albumtitle` since version 3.1, `name` in its API."""
+
+    albumtitle: str | None = None
+    name: str | None = None
+
+
+class Track(msgspec.Struct, gc=False):
+    """What was played."""
+
+    artists: list[str]
+    title: str
+    album: Album | None = None
+    length: float | None = None
+
+
+class Scrobble(msgspec.Struct, gc=False):
+    """One play."""
+
+    time: int
+    track: Track
+    duration: Annotated[float, msgspec.Meta(ge=0, le=MAX_DURATION_MS / 1000)] | None = None
+    origin: str | None = None
+
+
+def to_play(scrobble: Scrobble) -> Play:
     """Read one scrobble; several artists become one name."""
-    track = scrobble["track"]
-    artists = track["artists"]
-    if not artists:
+    track, album, played = scrobble.track, scrobble.track.album, scrobble.duration
+    if not track.artists:
         raise RefusedListen("artists is empty")
-    album = track.get("album") or {}
     return Play(
-        scrobble["time"],
-        artists[0] if len(artists) == 1 else ", ".join(artists),
-        track["title"],
-        album.get("albumtitle") or album.get("name") or None,
-        milliseconds(track.get("length"), 1000) or None,
-        milliseconds(scrobble.get("duration"), 1000),
-        submission_client=scrobble.get("origin"),
+        scrobble.time,
+        track.artists[0] if len(track.artists) == 1 else ", ".join(track.artists),
+        track.title,
+        (album.albumtitle or album.name or None) if album else None,
+        length_ms(track.length),
+        None if played is None else int(played * 1000),
+        None,
+        None,
+        None,
+        scrobble.origin,
     )
 
 
@@ -47,5 +75,5 @@ FORMAT = Format(
     source="maloja",
     file_names=re.compile(r"maloja_export.*\.json", re.IGNORECASE),
     recognises=_recognises,
-    read=json_reader(to_play, *_PATHS),
+    read=json_reader(to_play, Scrobble, *_PATHS),
 )

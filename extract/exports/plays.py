@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from hashlib import md5
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-import orjson
+import msgspec
 import pyarrow as pa
 
-from extract.exports.json_values import Malformed, Values
+from extract.exports.records import Records
 from extract.rows import LISTENS_SCHEMA, RowBuilder, listens_table, timestamps
-from music_pulse.listens import MAX_DURATION_MS, MIN_LISTENED_AT, RefusedListen, to_json, uuid_bytes, validate
+from music_pulse.errors import InputError
+from music_pulse.listens import MAX_DURATION_MS, MIN_LISTENED_AT, RefusedListen, uuid_bytes, validate
 
 _EPOCH = datetime(1970, 1, 1)
 _CACHE_SIZE = 200_000
@@ -40,7 +41,10 @@ class Play(NamedTuple):
 
 
 ToPlay = Callable[[Any], Play | None]
-"""Reads one record; None for what is no music (a podcast, a track still playing). Raises `RefusedListen`."""
+"""Makes a play of a record; None for what is no music (a podcast, a track still playing). Raises `RefusedListen`."""
+
+Decode = Callable[[Any], Any]
+"""Reads a record for `ToPlay`. Raises `msgspec.DecodeError`."""
 
 
 @dataclass
@@ -50,15 +54,18 @@ class PlayBuilder(RowBuilder):
     _passed: set[str] = field(default_factory=set)
     """Names that were validated already: most plays repeat them. Bounded."""
 
-    def add_plays(self, records: Values, to_play: ToPlay, name: str) -> None:
-        """Add records; one that is no play is refused, with its position in the file `name`."""
+    def add_plays(self, records: Records, decode: Decode, to_play: ToPlay, name: str) -> None:
+        """Add records; one that is no play is refused, with its position in the file `name`.
+
+        Raises `InputError` for one that isn't UTF-8.
+        """
         now = self.clock()
         passed, values, hashes = self._passed, self._values, self._hashes
-        for number, record in enumerate(records.values, records.first):
-            payload = _payload(record)
+        pairs = zip(records.values, records.payloads, strict=True)
+        for number, (record, payload) in enumerate(pairs, records.first):
             digest = md5(payload, usedforsecurity=False).digest()
             try:
-                play = to_play(record)
+                play = to_play(decode(record))
                 if play is None:
                     self.passed_over += 1
                     continue
@@ -71,10 +78,13 @@ class PlayBuilder(RowBuilder):
                 ):
                     play = self._validated(play, now)
             except RefusedListen as error:
-                self._refuse(str(error), payload, digest, (name, number))
-            except (AttributeError, LookupError, TypeError, ValueError, OverflowError):
-                reason = "not JSON" if isinstance(record, Malformed) else "not a record of this format"
-                self._refuse(reason, payload, digest, (name, number))
+                self._refuse(str(error), bytes(payload), digest, (name, number))
+            except msgspec.ValidationError as error:
+                self._refuse(str(error), bytes(payload), digest, (name, number))
+            except msgspec.DecodeError:
+                if not _is_utf8(bytes(payload)):
+                    raise InputError(f"record {number} isn't UTF-8: save the file in that encoding") from None
+                self._refuse("not JSON", bytes(payload), digest, (name, number))
             else:
                 values += play
                 hashes.append(digest)
@@ -102,21 +112,20 @@ class PlayBuilder(RowBuilder):
         return listens_table(columns, self._identifier, seconds, self.source, self.origin, self._hashes)
 
 
-def _payload(record: Any) -> bytes:
-    if isinstance(record, Malformed):
-        return record.payload
+def _is_utf8(payload: bytes) -> bool:
     try:
-        return orjson.dumps(record)
-    except TypeError:  # lone surrogates, integers beyond 64 bits
-        return to_json(record).encode()
+        payload.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def utc_seconds(text: str) -> int:
-    """Read an ISO date and time as seconds since 1970; without a zone it is UTC. Raises `ValueError`."""
-    moment = datetime.fromisoformat(text)
-    if moment.tzinfo is not None:
-        return int(moment.timestamp())
-    since = moment - _EPOCH
+    """Read `2022-12-01 00:03` (UTC) as seconds since 1970. Raises `RefusedListen`."""
+    try:
+        since = datetime.fromisoformat(text) - _EPOCH
+    except (ValueError, TypeError):
+        raise RefusedListen("its time can't be read") from None
     return since.days * 86400 + since.seconds
 
 
@@ -124,27 +133,35 @@ _MONTHS = {name: number for number, name in enumerate("Jan Feb Mar Apr May Jun J
 
 
 def utc_seconds_of_words(text: str) -> int:
-    """Read `23 Feb 2016 17:59` or `23 Feb 2016, 17:59` (UTC) as seconds since 1970. Raises `ValueError`."""
-    day, month, year, time = text.replace(",", "").split()
-    if month not in _MONTHS:
-        raise ValueError(text)
-    hour, minute = time.split(":")
-    since = datetime(int(year), _MONTHS[month], int(day), int(hour), int(minute), tzinfo=UTC)
-    return int(since.timestamp())
+    """Read `23 Feb 2016 17:59` or `23 Feb 2016, 17:59` (UTC) as seconds since 1970. Raises `RefusedListen`."""
+    try:
+        day, month, year, time = text.replace(",", "").split()
+        hour, minute = time.split(":")
+        since = datetime(int(year), _MONTHS[month], int(day), int(hour), int(minute)) - _EPOCH
+    except (ValueError, KeyError):
+        raise RefusedListen("its time can't be read") from None
+    return since.days * 86400 + since.seconds
 
 
-def milliseconds(value: Any, factor: int = 1) -> int | None:
-    """Return a length in milliseconds, `value` times `factor`; None for what no length can be."""
-    if type(value) is not int and type(value) is not float:
+Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=MAX_DURATION_MS)]
+"""How long something was played."""
+
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+"""RFC 3339 with a time zone."""
+
+
+def length_ms(seconds: float | None) -> int | None:
+    """Return the length of a track in milliseconds; None for what no length can be."""
+    if not seconds:
         return None
-    length = int(value * factor)
-    return length if 0 <= length <= MAX_DURATION_MS else None
+    length = int(seconds * 1000)
+    return length if 0 < length <= MAX_DURATION_MS else None
 
 
-class _Mbids(dict[Any, bytes | None]):
+class _Mbids(dict[str | None, bytes | None]):
     """UUID in text form -> its bytes, each computed once. Bounded."""
 
-    def __missing__(self, text: Any) -> bytes | None:
+    def __missing__(self, text: str | None) -> bytes | None:
         if len(self) > _CACHE_SIZE:
             self.clear()
         value = self[text] = uuid_bytes(text)

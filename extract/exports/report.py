@@ -43,40 +43,45 @@ def count_repeats(connection: psycopg.Connection, files: Sequence[ImportedFile],
     loads = {file.load_id: file for file in files if file.load_id}
     if not loads:
         return
-    rows = connection.execute(
+    asked = {"loads": list(loads), "least": min_play_seconds * 1000}
+    for load_id, skipped in connection.execute(
         """
-        with landed as (
-            select
-                _dlt_load_id,
-                listen_id,
-                min(listened_at) as listened_at,
-                count(*) as times,
-                count(*) filter (
-                    where played_ms < %(least)s and (duration_ms is null or 2 * played_ms < duration_ms)
-                ) as skips
-            from raw.listens
-            where _dlt_load_id = any(%(loads)s)
-            group by _dlt_load_id, listen_id
-        ),
-
-        earlier as (
-            select distinct landed._dlt_load_id, landed.listen_id
-            from landed
-            inner join raw.listens as held
-                on landed.listen_id = held.listen_id and held._dlt_load_id < landed._dlt_load_id
-            where held.listened_at between (select min(landed.listened_at) from landed)
-                and (select max(landed.listened_at) from landed)
-        )
-
-        select
-            landed._dlt_load_id,
-            sum(landed.times) - count(*) + count(earlier.listen_id),
-            sum(landed.skips)
-        from landed
-        left join earlier using (_dlt_load_id, listen_id)
-        group by landed._dlt_load_id
+        select _dlt_load_id, count(*)
+        from raw.listens
+        where
+            _dlt_load_id = any(%(loads)s)
+            and played_ms < %(least)s
+            and (duration_ms is null or 2 * played_ms < duration_ms)
+        group by _dlt_load_id
         """,
-        {"loads": list(loads), "least": min_play_seconds * 1000},
+        asked,
+    ):
+        loads[load_id].skipped = skipped
+    new_listens: dict[str, int] = dict(
+        connection.execute(
+            """
+            with spans as (
+                select min(listened_at) as earliest, max(listened_at) as latest
+                from raw.listens
+                where _dlt_load_id = any(%(loads)s)
+            ),
+
+            listens as (
+                select min(_dlt_load_id) as first_load_id
+                from raw.listens
+                where
+                    listened_at >= (select spans.earliest from spans)
+                    and listened_at <= (select spans.latest from spans)
+                group by listen_id
+            )
+
+            select first_load_id, count(*)
+            from listens
+            where first_load_id = any(%(loads)s)
+            group by first_load_id
+            """,
+            asked,
+        ).fetchall()
     )
-    for load_id, duplicates, skipped in rows:
-        loads[load_id].duplicates, loads[load_id].skipped = int(duplicates), int(skipped)
+    for load_id, file in loads.items():
+        file.duplicates = file.landed - new_listens.get(load_id, 0)

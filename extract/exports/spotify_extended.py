@@ -16,37 +16,74 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import orjson
+import msgspec
 
 from extract.exports.format import Format, Head, json_reader
-from extract.exports.plays import Play, milliseconds, utc_seconds
-from music_pulse.listens import RefusedListen
-
-_KEPT = ("spotify_track_uri", "reason_start", "reason_end", "shuffle", "skipped", "offline", "incognito_mode")
+from extract.exports.plays import Milliseconds, Moment, Play
+from music_pulse.listens import to_json
 
 
-def to_play(record: dict[str, Any]) -> Play | None:
+class Stream(msgspec.Struct, gc=False):
+    """What is read of a stream."""
+
+    ts: Moment
+    ms_played: Milliseconds
+    master_metadata_track_name: str | None
+    master_metadata_album_artist_name: str | None
+    master_metadata_album_album_name: str | None
+    spotify_track_uri: str | None = None
+    reason_start: str | None = None
+    reason_end: str | None = None
+    shuffle: bool | None = None
+    skipped: bool | None = None
+    offline: bool | None = None
+    incognito_mode: bool | None = None
+
+
+_REASONS = ("reason_start", "reason_end")
+_FLAGS = ("shuffle", "skipped", "offline", "incognito_mode")
+
+
+def to_play(stream: Stream) -> Play | None:
     """Read one stream."""
-    track = record["master_metadata_track_name"]
-    if track is None:
+    if stream.master_metadata_track_name is None:
         return None
-    played_ms = milliseconds(record["ms_played"])
-    if played_ms is None:
-        raise RefusedListen("ms_played is no length")
-    try:
-        ended_at = utc_seconds(record["ts"])
-    except ValueError:
-        raise RefusedListen("ts is no time") from None
-    info = {name: value for name in _KEPT if (value := record.get(name)) is not None}
+    kept = (
+        stream.reason_start, stream.reason_end, stream.shuffle, stream.skipped, stream.offline, stream.incognito_mode,
+    )  # fmt: skip
     return Play(
-        ended_at - played_ms // 1000,
-        record["master_metadata_album_artist_name"],
-        track,
-        record["master_metadata_album_album_name"] or None,
+        int(stream.ts.timestamp()) - stream.ms_played // 1000,
+        stream.master_metadata_album_artist_name,
+        stream.master_metadata_track_name,
+        stream.master_metadata_album_album_name or None,
         None,
-        played_ms,
-        additional_info=orjson.dumps(info).decode(),
+        stream.ms_played,
+        None,
+        None,
+        None,
+        None,
+        _with_uri(_INFO[kept], stream.spotify_track_uri),
     )
+
+
+class _Info(dict[tuple[Any, ...], str]):
+    """What is kept beside the play, as JSON, each combination written once; flags that aren't set are left out."""
+
+    def __missing__(self, kept: tuple[Any, ...]) -> str:
+        reasons = {name: value for name, value in zip(_REASONS, kept[:2], strict=True) if value}
+        info = to_json(reasons | {name: True for name, value in zip(_FLAGS, kept[2:], strict=True) if value})
+        if len(self) < 10_000:
+            self[kept] = info
+        return info
+
+
+_INFO = _Info()
+
+
+def _with_uri(info: str, uri: str | None) -> str | None:
+    if uri and uri.replace(":", "").isalnum() and uri.isascii():
+        return f'{{"spotify_track_uri":"{uri}"{"," if len(info) > 2 else ""}{info[1:]}'
+    return info if len(info) > 2 else None
 
 
 def _recognises(head: Head) -> bool:
@@ -58,5 +95,5 @@ FORMAT = Format(
     source="spotify_extended",
     file_names=re.compile(r"(?:endsong|Streaming_History_(?:Audio|Video))_.*\.json", re.IGNORECASE),
     recognises=_recognises,
-    read=json_reader(to_play),
+    read=json_reader(to_play, Stream),
 )

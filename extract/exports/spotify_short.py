@@ -9,23 +9,26 @@ page.
 from __future__ import annotations
 
 import re
-from typing import Any
+
+import msgspec
 
 from extract.exports.format import Format, Head, json_reader
-from extract.exports.plays import Play, milliseconds, utc_seconds
-from music_pulse.listens import RefusedListen
+from extract.exports.plays import Milliseconds, Play, utc_seconds
 
 
-def to_play(record: dict[str, Any]) -> Play:
-    """Read one stream; podcasts look like tracks here."""
-    played_ms = milliseconds(record["msPlayed"])
-    if played_ms is None:
-        raise RefusedListen("msPlayed is no length")
-    try:
-        ended_at = utc_seconds(record["endTime"])
-    except ValueError:
-        raise RefusedListen("endTime is no time") from None
-    return Play(ended_at - played_ms // 1000, record["artistName"], record["trackName"], None, None, played_ms)
+class Stream(msgspec.Struct, gc=False):
+    """A stream; podcasts look like tracks here."""
+
+    endTime: str  # noqa: N815
+    artistName: str  # noqa: N815
+    trackName: str  # noqa: N815
+    msPlayed: Milliseconds  # noqa: N815
+
+
+def to_play(stream: Stream) -> Play:
+    """Read one stream."""
+    started_at = utc_seconds(stream.endTime) - stream.msPlayed // 1000
+    return Play(started_at, stream.artistName, stream.trackName, None, None, stream.msPlayed)
 
 
 def _recognises(head: Head) -> bool:
@@ -37,5 +40,5 @@ FORMAT = Format(
     source="spotify_short",
     file_names=re.compile(r"StreamingHistory(?:_music_)?\d+\.json", re.IGNORECASE),
     recognises=_recognises,
-    read=json_reader(to_play),
+    read=json_reader(to_play, Stream),
 )
