@@ -68,8 +68,7 @@ create table if not exists raw.trending_windows (
     listener_count bigint not null,
     updated_at timestamptz not null,
     primary key (window_start, window_end, entity_kind, entity_id)
-);
-create index if not exists trending_windows_window_end on raw.trending_windows (window_end);
+) with (fillfactor = 70); -- counts are updated in place while their window is open
 
 -- The last batch of each streaming query whose rows stand in raw.trending_windows (or nothing, before its first).
 create table if not exists raw.trending_ledger (

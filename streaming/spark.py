@@ -32,7 +32,7 @@ _OPTIONS = {
 }
 
 
-def session(name: str, *, java_home: Path, jars: Sequence[Path], folder: Path, memory: str = "1g") -> SparkSession:
+def session(name: str, *, java_home: Path, jars: Sequence[Path], folder: Path, memory: str = "2g") -> SparkSession:
     """Start Spark (a JVM of its own, which ends with this process). `folder` takes its temporary files."""
     os.environ["JAVA_HOME"] = str(java_home)
     os.environ["PYSPARK_PYTHON"] = sys.executable
@@ -45,7 +45,10 @@ def session(name: str, *, java_home: Path, jars: Sequence[Path], folder: Path, m
         .config("spark.driver.memory", memory)
         .config("spark.local.dir", str(folder))
         .config("spark.sql.warehouse.dir", str(folder / "warehouse"))
-        .config("spark.driver.extraJavaOptions", f"-Dderby.system.home={folder} -Djava.io.tmpdir={folder}")
+        .config(
+            "spark.driver.extraJavaOptions",
+            f"-XX:+UseParallelGC -Dderby.system.home={folder} -Djava.io.tmpdir={folder}",
+        )
     )
     for key, value in _OPTIONS.items():
         builder = builder.config(key, value)

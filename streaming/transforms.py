@@ -37,8 +37,8 @@ NEEDED = T.StructType(
 MALFORMED = "malformed"
 CLOCK_AHEAD = "clock ahead"
 
-SLIDE = "slide"
-"""The kind of a row of `window_changes` that is about a slide, not a track or an artist."""
+TRACK, ARTIST, SLIDE, NAME = "track", "artist", "slide", "name"
+"""The kinds of rows of `window_changes`."""
 
 _UUID = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 
@@ -121,10 +121,13 @@ def recent_listens(listens: DataFrame, rules: TrendingRules) -> DataFrame:
 def window_changes(blocks: DataFrame, rules: TrendingRules) -> DataFrame:
     """Count what this batch adds to each window.
 
-    Rows of (window_start, kind, id, artist_name, track_name, listens, listeners, newest), to be united by
-    (window_start, kind, id): counts come without names, and the spellings that came without counts (the smallest one
-    names the window). A row of kind `slide` tells how many new listens began in a slide (listens), and the latest of
-    them (newest). Times are seconds since 1970. On a static frame everything is new, so it counts the windows.
+    Rows of (window_start, kind, id, listens, listeners, newest, artist_id, artist_name, track_name), by kind:
+
+    * `track`, `artist`: listens and listeners to add to a window;
+    * `slide`: how many new listens began in a slide (listens), and the latest of them (newest);
+    * `name`: the spellings of a track (id) and its artist that came in a slide; `Changes` gives them to the windows.
+
+    Times are seconds since 1970. On a static frame everything is new, so it counts the windows.
     """
     # Read twice, but the state behind it must be worked out once.
     held = blocks.localCheckpoint(eager=False)
@@ -233,38 +236,19 @@ counts as (
 
 ),
 
-spelled as (
+names as (
 
     select distinct
         listen.listened_at - pmod(listen.listened_at, {slide}) as slide,
         listen.track_id, listen.artist_id, listen.artist_name, listen.track_name
     from (select explode(came) as listen from blocks)
 
-),
-
-named as (
-
-    select
-        artist_name, explode(sequence(slide - {to_first}, slide, {slide}L)) as window_start,
-        array(
-            struct('track' as kind, track_id as id, track_name),
-            struct('artist' as kind, artist_id as id, cast(null as string) as track_name)
-        ) as entities
-    from spelled
-
-),
-
-names as (
-
-    select distinct window_start, entity.kind, entity.id, artist_name, entity.track_name
-    from (select artist_name, window_start, explode(entities) as entity from named)
-
 )
 
 select
-    window_start, kind, id,
-    cast(null as string) as artist_name, cast(null as string) as track_name, listens, listeners, newest
+    window_start, kind, id, listens, listeners, newest,
+    cast(null as string) as artist_id, cast(null as string) as artist_name, cast(null as string) as track_name
 from counts
 union all
-select window_start, kind, id, artist_name, track_name, null, null, null from names
+select slide, 'name', track_id, null, null, null, artist_id, artist_name, track_name from names
 """

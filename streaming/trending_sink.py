@@ -28,7 +28,7 @@ from music_pulse.database import connect, one_line
 from music_pulse.errors import DatabaseError
 from music_pulse.settings import Credentials
 from streaming.client.backoff import delays
-from streaming.transforms import SLIDE, window_changes
+from streaming.transforms import ARTIST, NAME, SLIDE, TRACK, window_changes
 from streaming.trending_rules import TrendingRules
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ _PATIENCE_SECONDS = 300.0
 
 _STAGE = """
 create temporary table if not exists trending_changes (
-    window_start bigint, kind text, id uuid, artist_name text, track_name text, listens bigint, listeners bigint
+    window_start bigint, kind text, id uuid, listens bigint, listeners bigint, artist_name text, track_name text
 ) on commit delete rows
 """
 _COPY = "copy trending_changes from stdin (format csv)"
@@ -93,24 +93,44 @@ class Changes:
     """What a batch adds: a table with a row for each window and entity, listens by slide, the newest listen."""
 
     windows: pa.Table
-    """window_start, kind, id, artist_name, track_name, listens, listeners; no listens: only a spelling came."""
+    """window_start, kind, id, listens, listeners, artist_name, track_name; no listens: only a spelling came."""
     slides: dict[int, int]
     newest: int | None
 
     @classmethod
-    def of(cls, rows: pa.Table) -> Changes:
-        """Unite the rows of `transforms.window_changes`. Names compare by code points, as bytes of UTF-8 do."""
-        united = rows.group_by(list(_KEY), use_threads=False).aggregate(
-            [("artist_name", "min"), ("track_name", "min"), ("listens", "sum"), ("listeners", "sum"), ("newest", "max")]
-        )
-        is_slide = pc.equal(united["kind"], SLIDE)
-        slides = united.filter(is_slide)
-        windows = united.filter(pc.invert(is_slide)).drop_columns("newest_max")
+    def of(cls, rows: pa.Table, rules: TrendingRules) -> Changes:
+        """Read the rows of `transforms.window_changes`; the smallest spelling, by code points, names a window."""
+        kinds = rows["kind"]
+        slides = rows.filter(pc.equal(kinds, SLIDE))
+        counts = rows.filter(pc.is_in(kinds, pa.array([TRACK, ARTIST]))).select([*_KEY, "listens", "listeners"])
+        names = _names_of_windows(rows.filter(pc.equal(kinds, NAME)), rules)
         return cls(
-            windows.rename_columns([*_KEY, "artist_name", "track_name", "listens", "listeners"]),
-            dict(zip(slides["window_start"].to_pylist(), slides["listens_sum"].to_pylist(), strict=True)),
-            pc.max(slides["newest_max"]).as_py(),
+            # In the order of the primary key: neighbours there go to the same page.
+            counts.join(names, list(_KEY), join_type="full outer").sort_by([(name, "ascending") for name in _KEY]),
+            dict(zip(slides["window_start"].to_pylist(), slides["listens"].to_pylist(), strict=True)),
+            pc.max(slides["newest"]).as_py(),
         )
+
+
+def _names_of_windows(names: pa.Table, rules: TrendingRules) -> pa.Table:
+    """Give the spellings of a slide to all windows that hold it."""
+    slide = rules.slide_minutes * 60
+    found = []
+    for kind, entity, track_name in (
+        (TRACK, names["id"], names["track_name"]),
+        (ARTIST, names["artist_id"], pa.nulls(names.num_rows, pa.string())),
+    ):
+        for back in range(0, rules.window_minutes * 60, slide):
+            columns = {
+                "window_start": pc.subtract(names["window_start"], back),
+                "kind": pa.repeat(kind, names.num_rows),
+                "id": entity,
+                "artist_name": names["artist_name"],
+                "track_name": track_name,
+            }
+            found.append(pa.table(columns))
+    smallest = pa.concat_tables(found).group_by(list(_KEY)).aggregate([("artist_name", "min"), ("track_name", "min")])
+    return smallest.rename_columns([*_KEY, "artist_name", "track_name"])
 
 
 class TrendingSink:
@@ -138,7 +158,7 @@ class TrendingSink:
             logger.info("batch %d stands in the database already: only its state is made anew", batch_id)
             blocks.write.format("noop").mode("overwrite").save()
             return
-        changes = Changes.of(window_changes(blocks, self._rules).toArrow())
+        changes = Changes.of(window_changes(blocks, self._rules).toArrow(), self._rules)
         self._patiently(lambda connection: self.write(connection, changes, batch_id))
 
     def write(self, connection: psycopg.Connection, changes: Changes, batch_id: int) -> bool:

@@ -52,7 +52,7 @@ def _record(value: bytes | None, broker_time: float) -> tuple[bytes | None, date
 
 
 def changes(blocks: DataFrame, rules: TrendingRules) -> Counts:
-    united = Changes.of(window_changes(blocks, rules).toArrow()).windows.to_pylist()
+    united = Changes.of(window_changes(blocks, rules).toArrow(), rules).windows.to_pylist()
     return {
         (row["window_start"], row["kind"], row["id"]): Row(
             row["artist_name"], row["track_name"], row["listens"] or 0, row["listeners"] or 0
