@@ -2,8 +2,8 @@
     'listen_id', 'user_id', 'artist_id', 'track_id', 'recording_msid',
     'recording_mbid', 'release_mbid', 'payload_hash', 'artist_name',
     'track_name', 'album', 'artist_key', 'track_key', 'artist_mbids',
-    'submission_client', 'source', 'origin', 'duration_ms', 'listened_at',
-    'inserted_at',
+    'submission_client', 'source', 'origin', 'duration_ms', 'played_ms',
+    'listened_at', 'inserted_at',
 ] %}
 with
 
@@ -58,6 +58,12 @@ candidates as {{ not_materialized() }} (
             from {{ ref('int_user_time_zones') }} as used
             where used.time_zone != {{ time_zone_of('used.user_id') }}
         )
+    union all
+    select held.{{ columns | join(', held.') }}
+    from {{ this }} as held
+    where
+        {{ skip_rule_changed() }}
+        and held.is_skip != {{ is_skip('held') }}
     {%- endif %}
 
 ),
@@ -80,7 +86,7 @@ ranked as (
         row_number() over (
             partition by candidates.listen_id
             order by
-                candidates.duration_ms desc nulls last,
+                coalesce(candidates.played_ms, candidates.duration_ms) desc nulls last,
                 case when candidates.album is null then 1 else 0 end,
                 candidates.recording_msid asc nulls last,
                 candidates.payload_hash,
@@ -121,6 +127,7 @@ winners as (
         {%- for column in columns %}
         preferred.{{ column }},
         {%- endfor %}
+        {{ is_skip('preferred') }} as is_skip,
         cast(null as uuid) as near_duplicate_of,
         {{ local_day(
             'preferred.listened_at',
@@ -148,4 +155,5 @@ where
     or built.origin is distinct from winners.origin
     or built.user_id != winners.user_id
     or built.day != winners.day
+    or built.is_skip != winners.is_skip
 {%- endif %}

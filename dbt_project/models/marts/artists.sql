@@ -6,6 +6,7 @@ listens as (
     from {{ ref('int_listens_deduplicated') }}
     where
         near_duplicate_of is null
+        and is_skip is not true
         {%- if not rebuilds_all() %}
         and artist_id in (
             select changed.artist_id from ({{ changed_listens() }}) as changed

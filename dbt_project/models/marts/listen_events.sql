@@ -18,7 +18,7 @@ accepted as (
         source,
         track_id,
         artist_id,
-        duration_ms,
+        coalesce(played_ms, duration_ms) as duration_ms,
         day,
         recording_msid,
         recording_mbid,
@@ -30,7 +30,9 @@ accepted as (
         changed_at as updated_at
 
     from listens
-    where near_duplicate_of is null
+    where
+        near_duplicate_of is null
+        and is_skip is not true
 
 )
 

@@ -109,6 +109,20 @@ accepted as (
 
 ),
 
+skipped as (
+
+    select
+        listens.user_id,
+        count(*) as skipped
+    from {{ ref('int_listens_deduplicated') }} as listens
+    where
+        listens.is_skip
+        and listens.near_duplicate_of is null
+        {{ and_is_touched('listens.user_id') }}
+    group by listens.user_id
+
+),
+
 users as (
 
     select user_id from counts
@@ -132,9 +146,12 @@ reconciled as (
         cast(coalesce(landed.landed, 0) as bigint) as landed,
         coalesce(refused.refused, 0) as refused,
         cast(
-            coalesce(landed.landed, 0) - coalesce(accepted.listens, 0) as bigint
+            coalesce(landed.landed, 0)
+            - coalesce(accepted.listens, 0)
+            - coalesce(skipped.skipped, 0) as bigint
         ) as duplicates,
-        coalesce(accepted.listens, 0) as listens
+        coalesce(accepted.listens, 0) as listens,
+        coalesce(skipped.skipped, 0) as skipped
 
     from users
     left join counts
@@ -143,6 +160,7 @@ reconciled as (
     left join held_listens on users.user_id = held_listens.user_id
     left join refused on users.user_id = coalesce(refused.user_id, '')
     left join accepted on users.user_id = accepted.user_id
+    left join skipped on users.user_id = skipped.user_id
 
 )
 

@@ -6,6 +6,7 @@ listens as (
     from {{ ref('int_listens_deduplicated') }}
     where
         near_duplicate_of is null
+        and is_skip is not true
         {%- if not rebuilds_all() %}
         and track_id in (
             select changed.track_id from ({{ changed_listens() }}) as changed
@@ -24,7 +25,7 @@ variants as (
         album,
         recording_mbid,
         count(*) as listens,
-        max(duration_ms) as duration_ms,
+        max(coalesce(duration_ms, played_ms)) as duration_ms,
         min(listened_at) as first_played_at,
         max(listened_at) as last_played_at,
         -- A track id holds them all.

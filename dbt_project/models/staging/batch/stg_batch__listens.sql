@@ -33,6 +33,7 @@ renamed as (
 
         -- numerics
         duration_ms,
+        played_ms,
 
         -- timestamps
         listened_at,

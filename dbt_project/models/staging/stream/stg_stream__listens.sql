@@ -33,6 +33,7 @@ renamed as (
 
         -- numerics
         duration_ms,
+        cast(null as bigint) as played_ms,
 
         -- timestamps
         listened_at,
