@@ -54,9 +54,9 @@ def print_summary(settings: Settings, landed: Landed, exported: Export, out: Con
 
 
 def _users_table(found: Summary) -> Any:
-    columns = ["user", "landed", "refused", "duplicates", "listens"]
+    columns = ["user", "landed", "refused", "duplicates", "skipped", "listens"]
     rows: list[list[Any]] = [
-        [user.user_id or "(none named)", user.landed, user.refused, user.duplicates, user.listens]
+        [user.user_id or "(none named)", user.landed, user.refused, user.duplicates, user.skipped, user.listens]
         for user in found.users
     ]
     if any(user.reported is not None for user in found.users):
@@ -76,7 +76,7 @@ def _top_table(found: Summary) -> Any:
 
 
 def print_import(done: Import, out: Console) -> None:
-    """Show what became of each imported file, in records; then why files were refused."""
+    """Show what became of each imported file, in records; where several were refused, why."""
     rows: list[list[Any]] = []
     for file in done.files:
         name = PurePath(file.name).name
@@ -88,8 +88,9 @@ def print_import(done: Import, out: Console) -> None:
     if rows:
         columns = ["file", "format", "records", "landed", "duplicates", "skipped", "no music", "refused", ""]
         out.print(table("Imported", columns, rows))
-    for error in done.errors:
-        out.print(f"Refused: {error}", markup=False)
+    if len(done.errors) > 1:
+        for error in done.errors:
+            out.print(f"Refused: {error}", markup=False)
 
 
 def print_query(settings: Settings, sql: str, format: str) -> None:

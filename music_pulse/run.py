@@ -115,9 +115,13 @@ def show_import(done: Import) -> None:
     """Show what became of each file. Raises `InputError` where one was refused."""
     from music_pulse.printing import print_import
 
-    print_import(done, console())
+    out = console()
+    out.print(landed_line(done.landed))
+    print_import(done, out)
+    if len(done.errors) == 1:
+        raise InputError(done.errors[0])
     if done.errors:
-        raise InputError(f"{len(done.errors)} of {len(done.files)} files were refused; what the others hold is landed")
+        raise InputError(f"{len(done.errors)} of {len(done.files)} files were refused; the others are landed")
 
 
 def export_line(exported: Export) -> str:

@@ -19,7 +19,7 @@ TOP = 5
 FETCH_ROWS = 2_000
 
 USERS = """
-    select user_id, reported, held, difference, landed, refused, duplicates, listens
+    select user_id, reported, held, difference, landed, refused, duplicates, skipped, listens
     from marts.reconciliation
     order by listens desc, user_id
 """
@@ -63,6 +63,7 @@ class User:
     landed: int
     refused: int
     duplicates: int
+    skipped: int
     listens: int
 
 

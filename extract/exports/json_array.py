@@ -27,6 +27,7 @@ Element = msgspec.Raw | bytes
 """Bytes of one element; they may be no JSON."""
 
 _FIRST_KEY = re.compile(rb'\s*\{\s*("(?:[^"\\]|\\.)*")')
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
 _ANY_BOUNDARY = re.compile(rb"\}(?=\s*,\s*\{)")
 _STARTS = 3
 _CANDIDATES = 50
@@ -110,8 +111,13 @@ def _last_elements(prefix: bytes, data: bytes, path: Path, boundary: re.Pattern[
     elements = _array_at(prefix + bytes(last), path)
     if elements is not None:
         return [*parts, *elements]
-    # An element that is no JSON can only be told from a file cut off by the brackets that close it.
+    # An element that is no JSON is told from a file cut off by the brackets that close it and the document.
     end = re.search(rb"\]\s*" + rb"\}\s*" * len(path) + rb"\Z", bytes(last))
-    if end is None:
+    if end is None or not _is_closed(bytes(last)[: end.start()]):
         raise InputError(f"ends in the middle, in record {count + len(parts) + 1}: damaged, or still being written")
     return [*parts, bytes(last)[: end.start()].strip()]
+
+
+def _is_closed(element: bytes) -> bool:
+    bare = _STRING.sub(b"", element)
+    return bare.count(b"{") == bare.count(b"}") and bare.count(b"[") == bare.count(b"]") and b'"' not in bare
