@@ -12,6 +12,7 @@ import psycopg
 from music_pulse.database import connect, one_line
 from music_pulse.errors import DatabaseError
 from music_pulse.settings import Settings
+from streaming.avro_source import with_json_values
 from streaming.client.config import KafkaConfig
 from streaming.client.dead_letters import DeadLetters
 from streaming.client.records import Record
@@ -71,7 +72,7 @@ class LeftOut:
             .option("includeHeaders", "true")
             .load()
         )
-        kept = batch.withColumn("payload", batch["value"])
+        kept = with_json_values(batch.withColumn("payload", batch["value"]), self._settings)
         malformed = parsed(kept, TrendingRules.from_settings(self._settings)).where(f"left_out = '{MALFORMED}'")
         for row in malformed.select("topic", "partition", "offset", "timestamp", "key", "payload", "headers").collect():
             headers = [(header["key"], _bytes(header["value"])) for header in row["headers"] or []]

@@ -72,8 +72,10 @@ def archive_windows(login: Credentials, folder: Path) -> int:
     with files.updating(login) as cursor:
         queries = _asked(cursor, _QUERIES)
         watermark = queries[0][2] if queries else None
+        if watermark is None:
+            return 0
         written = 0
-        for (day,) in _asked(cursor, _DAYS) if watermark is not None else []:
+        for (day,) in _asked(cursor, _DAYS):
             fingerprint = _fingerprint(queries, day)
             if files.fingerprint(day) != fingerprint and _is_over(cursor, day, watermark):
                 files.write(cursor, _ROWS.format(day=day), day, fingerprint)
