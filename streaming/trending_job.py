@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from music_pulse.database import connect
-from music_pulse.errors import ConfigurationError
 from music_pulse.settings import Settings, load_settings
 from streaming import spark
+from streaming.avro_source import with_json_values
 from streaming.client.config import KafkaConfig
 from streaming.client.errors import StreamError
+from streaming.events import event_serializer
 from streaming.left_out import LeftOut
 from streaming.tables import create_stream_tables
+from streaming.topics import warn_of_producers_clocks
 from streaming.transforms import counted, left_out_counts, parsed, recent_listens
 from streaming.trending_rules import TrendingRules
 from streaming.trending_sink import TrendingSink
@@ -69,16 +71,18 @@ def run_trending(
 ) -> None:
     """Run until `stop`. Malformed events become dead letters, unless somebody else sees to that (the raw sink does).
 
-    Raises `StreamError`, `DatabaseError`, `ConfigurationError`.
+    Raises `StreamError` (`RegistryError`: the schema registry), `DatabaseError`, `ConfigurationError`.
     """
-    if settings.kafka_encoding != "json":
-        raise ConfigurationError("the trending job reads JSON events: set PULSE_KAFKA_ENCODING=json for it")
+    event_serializer(settings)  # a registry that is missing or out of reach is told before Spark starts
     rules = TrendingRules.from_settings(settings)
     config = KafkaConfig.from_settings(settings, bootstrap)
+    warn_of_producers_clocks(config, settings.kafka_topic)
     with connect(settings.credentials("loader"), autocommit=True) as connection:
         create_stream_tables(connection)
         begin = _begin(connection, checkpoint, rules)
-    session = spark.session("trending", java_home=java_home, jars=jars, folder=settings.home / "spark")
+    session = spark.session(
+        "trending", java_home=java_home, jars=jars, folder=settings.home / "spark", memory=settings.spark_memory
+    )
     sink: TrendingSink | None = None
 
     def write(batch: DataFrame, batch_id: int) -> None:
@@ -90,7 +94,8 @@ def run_trending(
             )
         sink(batch, batch_id)
 
-    events = left_out_counts(parsed(records(session, config, settings, begin), rules))
+    source = with_json_values(records(session, config, settings, begin), settings)
+    events = left_out_counts(parsed(source, rules))
     query = (
         recent_listens(counted(events), rules)
         .writeStream.queryName("trending")
@@ -143,12 +148,24 @@ def records(session: SparkSession, config: KafkaConfig, settings: Settings, begi
 
 
 def _begin(connection: Any, checkpoint: Path, rules: TrendingRules) -> datetime | None:
-    """Where a new checkpoint begins: with the topic, or, once there are windows, shortly before now."""
+    """Where this checkpoint begins: with the topic (None), or, once there are windows, shortly before it was made.
+
+    Kept in the checkpoint, for one that is killed before its first batch begins there again.
+    """
+    kept = checkpoint / "begin.json"
+    if kept.exists():
+        text = json.loads(kept.read_text(encoding="utf-8"))
+        return None if text is None else datetime.fromisoformat(text)
     if (checkpoint / "metadata").exists():
         return None
-    if connection.execute("select exists (select 1 from raw.trending_ledger)").fetchone() == (False,):
-        return None
-    return datetime.now(UTC) - timedelta(minutes=rules.window_minutes + rules.watermark_minutes)
+    begin = None
+    if connection.execute("select exists (select 1 from raw.trending_ledger)").fetchone() == (True,):
+        begin = datetime.now(UTC) - timedelta(minutes=rules.window_minutes + rules.watermark_minutes)
+    checkpoint.mkdir(parents=True, exist_ok=True)
+    new = checkpoint / "begin.json.new"
+    new.write_text(json.dumps(begin and begin.isoformat()), encoding="utf-8")
+    new.replace(kept)
+    return begin
 
 
 def _whole_from(begin: datetime | None, rules: TrendingRules) -> datetime | None:

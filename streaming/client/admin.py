@@ -26,10 +26,13 @@ class Topic:
 
 
 def listen_topics(config: KafkaConfig, name: str, partitions: int, replication: int = -1) -> list[Topic]:
-    """Return the topic of the listens and that of its dead letters, which may be a little larger."""
+    """Return the topic of the listens and that of its dead letters, which may be a little larger.
+
+    Listens carry the broker's time, whatever their producer says: against it a wrong clock is told.
+    """
     largest = config.max_event_bytes + HEADROOM_BYTES
     return [
-        Topic(name, partitions, replication),
+        Topic(name, partitions, replication, {"message.timestamp.type": "LogAppendTime"}),
         Topic(dead_letter_topic(name), 1, replication, {"max.message.bytes": str(largest + HEADROOM_BYTES)}),
     ]
 
