@@ -131,8 +131,36 @@ scored as (
         candidates.window_end,
         candidates.kind,
         candidates.id,
-        coalesce(candidates.track_name, candidates.artist_name) as name,
-        candidates.artist_name,
+        -- A track's id is no artist's.
+        coalesce(
+            (
+                select tracks.track_name
+                from {{ ref('tracks') }} as tracks
+                where tracks.track_id = candidates.id
+            ),
+            (
+                select artists.artist_name
+                from {{ ref('artists') }} as artists
+                where artists.artist_id = candidates.id
+            ),
+            candidates.track_name,
+            candidates.artist_name
+        ) as name,
+        coalesce(
+            (
+                select artists.artist_name
+                from {{ ref('tracks') }} as tracks
+                inner join {{ ref('artists') }} as artists
+                    on tracks.artist_id = artists.artist_id
+                where tracks.track_id = candidates.id
+            ),
+            (
+                select artists.artist_name
+                from {{ ref('artists') }} as artists
+                where artists.artist_id = candidates.id
+            ),
+            candidates.artist_name
+        ) as artist_name,
         candidates.listens,
         candidates.listeners,
         coalesce(baselines.listeners / known_weights.weight, 0) as baseline
