@@ -116,6 +116,8 @@ class Settings(BaseSettings):
     trending_trigger_seconds: float = Field(1.0, ge=0, le=60, description="Shortest time between two batches.")
     trending_batch_events: int = Field(50_000, ge=100, description="Most events of a batch; bounds memory.")
 
+    spark_memory: str = Field("2g", pattern=r"^[1-9][0-9]*[mg]$", description="Heap of the trending job's JVM.")
+
     docs_port: int = Field(0, ge=0, le=65535, description="Port of `pulse docs`; 0 takes a free one.")
 
     @field_validator("home", "jar_cache")

@@ -32,7 +32,7 @@ _OPTIONS = {
 }
 
 
-def session(name: str, *, java_home: Path, jars: Sequence[Path], folder: Path, memory: str = "2g") -> SparkSession:
+def session(name: str, *, java_home: Path, jars: Sequence[Path], folder: Path, memory: str = "1g") -> SparkSession:
     """Start Spark (a JVM of its own, which ends with this process). `folder` takes its temporary files."""
     os.environ["JAVA_HOME"] = str(java_home)
     os.environ["PYSPARK_PYTHON"] = sys.executable

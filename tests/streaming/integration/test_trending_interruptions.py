@@ -1,0 +1,335 @@
+"""Whatever is killed or restarted under the trending job: its windows equal a count of what was sent, to the row."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from helpers import listen, query
+from stream_reference import expected_rows, landed_rows, read_topic
+from streams import unique
+from trending_process import TrendingProcess
+from trending_reference import Sent, Window, windows_of
+
+from music_pulse import stack
+from music_pulse.embedded.broker import EmbeddedBroker
+from music_pulse.embedded.postgres import EmbeddedPostgres
+from music_pulse.settings import PROJECT_ROOT, Settings
+from streaming.client import (
+    BulkProducer,
+    BytesSerializer,
+    JsonSerializer,
+    KafkaConfig,
+    Record,
+    dead_letter_topic,
+    ensure_topics,
+    listen_topics,
+)
+from streaming.events import EventBuilder, event_key
+from streaming.sinks import run_listens_sink
+from streaming.trending_rules import TrendingRules
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+
+RULES = TrendingRules()
+EVENTS = 1_500
+OVERSIZED = "x" * 900_000
+
+PRODUCER = """
+import sys
+from pathlib import Path
+from streaming.client import BytesSerializer, KafkaConfig, Producer
+
+bootstrap, topic, path = sys.argv[1:]
+with Producer(KafkaConfig(bootstrap), topic, BytesSerializer()) as producer:
+    for number, line in enumerate(Path(path).read_bytes().splitlines()):
+        producer.send(line.split(b"\\t", 1)[0], line.split(b"\\t", 1)[1])
+        if number % 50 == 49:
+            producer.flush()
+            print(number + 1, flush=True)
+"""
+
+Launch = Callable[..., TrendingProcess]
+
+
+class Stack(NamedTuple):
+    """A Postgres and a broker that may be killed, for nobody else uses them."""
+
+    home: Path
+    postgres: EmbeddedPostgres
+    broker: EmbeddedBroker
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory, jar_cache: Path) -> Iterator[Stack]:
+    home = tmp_path_factory.mktemp("interrupted")
+    made = Stack(home, EmbeddedPostgres(home), EmbeddedBroker(home, jar_cache))
+    with made.postgres.using(), made.broker.using():
+        yield made
+    made.postgres.stop()
+    made.broker.stop()
+
+
+@pytest.fixture
+def settings(servers: Stack, tmp_path: Path, jar_cache: Path) -> Iterator[Settings]:
+    values: dict[str, Any] = {
+        "home": servers.home,
+        "jar_cache": jar_cache,
+        "postgres_dbname": unique("pulse").replace("-", "_"),
+        "kafka_topic": unique("listens"),
+        "kafka_bootstrap": servers.broker.endpoint().bootstrap,
+        "archive_dir": tmp_path / "archive",
+        "trending_batch_events": 200,
+        "trending_trigger_seconds": 0,
+        "spark_memory": "600m",
+    }
+    with stack.warehouse(Settings(_env_file=None, **values)) as ready:  # type: ignore[call-arg]
+        config = KafkaConfig.from_settings(ready)
+        ensure_topics(config, listen_topics(config, ready.kafka_topic, 3))
+        yield ready.model_copy(update={"target": "prod"})
+
+
+@pytest.fixture
+def launch(settings: Settings, tmp_path: Path) -> Iterator[Launch]:
+    """Start lives of the job on one checkpoint; none is left at the end."""
+    lives: list[TrendingProcess] = []
+
+    def start(moment: str = "never", number: int = 0) -> TrendingProcess:
+        lives.append(TrendingProcess(settings, tmp_path, moment, number))
+        return lives[-1]
+
+    yield start
+    for life in lives:
+        life.kill()
+
+
+def sendings(seed: int, *, minutes: int = 8, late: int = 300) -> list[tuple[bytes, bytes]]:
+    """Invent the events of the last `minutes`: out of order by up to `late` seconds, repeated, of a flooder."""
+    rng = random.Random(seed)
+    now = int(time.time())
+    listens = [
+        listen(
+            now - rng.randrange(minutes * 60),
+            rng.choice(["One", "Two", "two", "Three"]),
+            rng.choice(["Can", "CAN", "Neu!", "Faust"]),
+            user=rng.choice(["ann", "bob", "Ève", "flooder", "flooder", *(f"user {n}" for n in range(60))]),
+        )
+        for _ in range(EVENTS)
+    ]
+    listens.sort(key=lambda item: item["listened_at"] + rng.randrange(late))
+    listens[EVENTS // 2 : EVENTS // 2] = rng.choices(listens, k=EVENTS // 20)
+    events, refused = EventBuilder().build(listens, now=time.time())
+    assert refused == []
+    return [(event_key(event), JsonSerializer().serialize(event)) for event in events]
+
+
+def send(settings: Settings, sent: Sequence[tuple[bytes, bytes]]) -> None:
+    with BulkProducer(KafkaConfig.from_settings(settings), settings.kafka_topic, BytesSerializer()) as producer:
+        producer.send_many([key for key, _ in sent], [value for _, value in sent])
+
+
+def in_topic(settings: Settings) -> list[Record]:
+    return read_topic(KafkaConfig.from_settings(settings), settings.kafka_topic)
+
+
+def expected(records: Sequence[Record], since: int = 0) -> dict[Window, Any]:
+    """Count what is in the topic; windows from `since` on."""
+    events = [Sent(json.loads(record.value or b""), record.timestamp_ms / 1000) for record in records]
+    return {window: row for window, row in windows_of(events, RULES).items() if window[0] >= since}
+
+
+def counted(settings: Settings, since: int = 0) -> dict[Window, Any]:
+    rows = query(
+        settings,
+        "select extract(epoch from window_start)::bigint, entity_kind, entity_id::text, artist_name, track_name,"
+        f" listen_count, listener_count from raw.trending_windows where window_start >= to_timestamp({since})",
+    )
+    return {row[:3]: row[3:] for row in rows}
+
+
+def run_to_the_end(settings: Settings, life: TrendingProcess, since: int = 0) -> None:
+    wanted = expected(in_topic(settings), since)
+    assert len(wanted) > 30
+    life.wait_until(lambda: counted(settings, since) == wanted)
+    life.stop()
+    assert counted(settings, since) == wanted
+
+
+def test_killed_at_every_moment(settings: Settings, launch: Launch, tmp_path: Path) -> None:
+    send(settings, sendings(1))
+    for moment in ("before the commit", "between the commits", "between batches"):
+        life = launch(moment, 2)
+        life.wait_killed()
+    assert "stands in the database already" in life.log
+    assert counted(settings) != expected(in_topic(settings))
+    # Spark's own record of the last batch is lost as well, as after a crash of the machine.
+    newest = max((tmp_path / "checkpoint" / "commits").glob("[0-9]*"), key=lambda path: int(path.name))
+    newest.unlink()
+    (newest.parent / f".{newest.name}.crc").unlink(missing_ok=True)
+    run_to_the_end(settings, launch())
+
+
+def test_a_new_checkpoint_counts_again_what_it_sees_whole(settings: Settings, launch: Launch, tmp_path: Path) -> None:
+    send(settings, sendings(2))
+    run_to_the_end(settings, launch())
+    before = counted(settings)
+    shutil.rmtree(tmp_path / "checkpoint")
+    launch("before the commit", 1).wait_killed()
+    [(whole_from,)] = query(settings, "select min(extract(epoch from window_start))::bigint from raw.trending_windows")
+    assert counted(settings) == before
+    send(settings, sendings(3))
+    run_to_the_end(settings, launch(), int(whole_from))
+    assert query(settings, "select count(*), count(whole_from) from raw.trending_ledger") == [(2, 1)]
+
+
+def test_servers_and_producer_go_down_in_mid_stream(
+    settings: Settings, servers: Stack, launch: Launch, tmp_path: Path
+) -> None:
+    sent = sendings(4)
+    third = len(sent) // 3
+    life = launch()
+    with running_sink(settings):
+        kill_the_producer_halfway(settings, sent[:third], tmp_path)
+        life.wait_until(lambda: bool(counted(settings)))
+        servers.postgres.stop()
+        send(settings, sent[third : third + 100])
+        time.sleep(2)  # so that both find out with a batch in hand
+        servers.postgres.start()
+        os.kill(int((servers.postgres.data / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
+        send(settings, sent[third + 100 : 2 * third])
+        servers.postgres.start()
+        servers.broker.stop()
+        servers.broker.start()
+        send(settings, sent[2 * third : 2 * third + 100])
+        os.kill(int((servers.broker.folder / "server.pid").read_text()), signal.SIGKILL)
+        servers.broker.start()
+        send(settings, sent[2 * third + 100 :])
+        records = in_topic(settings)
+        assert {record.value for record in records} == {value for _, value in sent}
+        run_to_the_end(settings, life)
+        rows = expected_rows(records)
+        deadline = time.monotonic() + 120
+        while landed_rows(settings) != rows:
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+
+
+def kill_the_producer_halfway(settings: Settings, sent: Sequence[tuple[bytes, bytes]], folder: Path) -> None:
+    """It sends again all of which it doesn't know that it arrived: all."""
+    path = folder / "events"
+    path.write_bytes(b"\n".join(key + b"\t" + value for key, value in sent))
+    command = [sys.executable, "-c", PRODUCER, str(settings.kafka_bootstrap), settings.kafka_topic, str(path)]
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT_ROOT)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        while int(process.stdout.readline()) < len(sent) // 2:
+            pass
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert 0 < len(in_topic(settings)) < len(sent)
+    assert subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False).returncode == 0
+    assert len(in_topic(settings)) > len(sent)
+
+
+@contextmanager
+def running_sink(settings: Settings) -> Iterator[None]:
+    """Run the sink in a thread; what it raises is raised at the end."""
+    stop = threading.Event()
+    failures: list[Exception] = []
+
+    def run() -> None:
+        try:
+            run_listens_sink(settings, stop=stop)
+        except Exception as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(120)
+    assert failures == []
+
+
+def test_what_does_not_count_is_told(settings: Settings, launch: Launch) -> None:
+    good = sendings(5)
+    [clock] = EventBuilder().build([listen(int(time.time()) + 1_800)], now=time.time())[0]
+    long_ago = [json.loads(value) | {"listened_at": int(time.time()) - 86_400} for _, value in good[:30]]
+    bad = [b"", b"{", b"[]", b'{"version": 1}', json.dumps({"version": 1, "text": OVERSIZED}).encode()]
+    late = [listen(int(time.time()) - 960 - number) for number in range(10)]
+    send(settings, good)
+    life = launch()
+    life.wait_until(lambda: life.events() >= len(good))
+    wanted = counted(settings)
+    events = [*EventBuilder().build(late, now=time.time())[0], clock, *long_ago]
+    rest = [(event_key(event), JsonSerializer().serialize(event)) for event in events]
+    send(settings, [*rest, *((b"bad", value) for value in bad)])
+    life.wait_until(lambda: life.events() >= len(good) + len(rest) + len(bad))
+    life.stop()
+    assert counted(settings) == wanted
+    left_out = dict(query(settings, "select reason, sum(events)::int from raw.trending_left_out group by 1"))
+    assert left_out["malformed"] == len(bad)
+    assert left_out["clock ahead"] == 1
+    letters = read_topic(KafkaConfig.from_settings(settings), dead_letter_topic(settings.kafka_topic))
+    assert sorted(letter.value or b"" for letter in letters) == sorted(bad)
+    assert all(dict(letter.headers)["dead-letter-reason"] for letter in letters)
+
+
+def test_a_soak_leaves_memory_and_lag_as_they_are(settings: Settings, launch: Launch) -> None:
+    rate, seconds = 200, 60
+    rng = random.Random(6)
+    life = launch()
+    sizes: list[int] = []
+    sent = 0
+    with running_sink(settings):
+        began = time.monotonic()
+        while (now := time.monotonic()) < began + seconds:
+            due = int((now - began) * rate) - sent
+            made = [
+                listen(int(time.time()), f"Track {rng.randrange(500)}", user=f"user {rng.randrange(2_000)}")
+                for _ in range(due)
+            ]
+            send(
+                settings,
+                [(event_key(e), JsonSerializer().serialize(e)) for e in EventBuilder().build(made, now=2e9)[0]],
+            )
+            sent += due
+            sizes.append(_family_bytes(life.pid))
+            time.sleep(0.5)
+        life.wait_until(lambda: life.events() >= sent, seconds=30)
+        assert query(settings, "select sum(events)::bigint from raw.stream_loads")[0][0] >= sent - 10 * rate
+    run_to_the_end(settings, life)
+    # Medians: a child that the JVM forks counts double for a moment.
+    quarter = len(sizes) // 4
+    assert statistics.median(sizes[-quarter:]) < 1.15 * statistics.median(sizes[quarter : 2 * quarter])
+
+
+def _family_bytes(pid: int) -> int:
+    """Resident memory of a process and its descendants."""
+    parents: dict[int, int] = {}
+    sizes: dict[int, int] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        parents[int(folder.name)], sizes[int(folder.name)] = int(fields[1]), int(fields[21])
+    family = {pid}
+    while more := {child for child, parent in parents.items() if parent in family} - family:
+        family |= more
+    return sum(sizes.get(member, 0) for member in family) * os.sysconf("SC_PAGE_SIZE")
