@@ -51,7 +51,7 @@ def to_play(listen: Listen) -> Play:
         name, mbid = _name(artists[0]), artists[0].mbid
         mbids = f'["{mbid}"]' if MBIDS[mbid] else None
     else:
-        name = ", ".join(filter(None, map(_name, artists)))
+        name = ", ".join(filter(None, map(_name, artists))) or None
         # A list with a gap would name other artists than the listen.
         known = [artist.mbid for artist in artists if MBIDS[artist.mbid]]
         mbids = to_json(known) if known and len(known) == len(artists) else None

@@ -81,9 +81,9 @@ class PlayBuilder(RowBuilder):
                 self._refuse(str(error), bytes(payload), digest, (name, number))
             except msgspec.ValidationError as error:
                 self._refuse(str(error), bytes(payload), digest, (name, number))
+            except UnicodeDecodeError:
+                raise InputError(f"record {number} isn't UTF-8: save the file in that encoding") from None
             except msgspec.DecodeError:
-                if not _is_utf8(bytes(payload)):
-                    raise InputError(f"record {number} isn't UTF-8: save the file in that encoding") from None
                 self._refuse("not JSON", bytes(payload), digest, (name, number))
             else:
                 values += play
@@ -110,14 +110,6 @@ class PlayBuilder(RowBuilder):
         for name in ("recording_msid", "mbid_mapping", "inserted_at"):
             columns[name] = pa.nulls(count, LISTENS_SCHEMA.field(name).type)
         return listens_table(columns, self._identifier, seconds, self.source, self.origin, self._hashes)
-
-
-def _is_utf8(payload: bytes) -> bool:
-    try:
-        payload.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def utc_seconds(text: str) -> int:
