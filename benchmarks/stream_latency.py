@@ -52,7 +52,8 @@ _TARGET_SECONDS = 2.0
 _SEEN = {
     "sink": "select listen_id from raw.stream_listens where listen_id = any(%(listens)s)",
     "trending": (
-        "select entity_id from raw.trending_windows where entity_kind = 'track' and entity_id = any(%(tracks)s)"
+        "select distinct entity_id from raw.trending_windows"
+        " where entity_kind = 'track' and entity_id = any(%(tracks)s)"
         " and window_start = any(select to_timestamp(start) from unnest(%(starts)s::bigint[]) as start)"
     ),
 }
