@@ -115,7 +115,9 @@ def run(variant: str, settings: Settings, bootstrap: str, jars: list[Path]) -> R
     from music_pulse.embedded.java import java_home
 
     folder = settings.home / f"spark-{settings.postgres_dbname}"
-    session = spark.session(variant, java_home=java_home(settings.home), jars=jars, folder=folder, memory=settings.spark_memory)
+    session = spark.session(
+        variant, java_home=java_home(settings.home), jars=jars, folder=folder, memory=settings.spark_memory
+    )
     rules = TrendingRules.from_settings(settings)
     config = KafkaConfig.from_settings(settings, bootstrap)
     with warehouse(settings) as filled:
