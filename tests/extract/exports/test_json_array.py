@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Sequence
 from io import BytesIO
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -81,6 +82,35 @@ def test_an_element_without_end_does_not_fill_the_memory(monkeypatch: pytest.Mon
     monkeypatch.setattr(json_array, "MAX_ELEMENT", 1_000)
     with pytest.raises(InputError, match="record 1 is longer than"):
         read(b'[{"a": "' + b"x" * 5_000)
+
+
+class Endless:
+    """A file of `size` bytes and more, the same records over and over, that never was on a disk."""
+
+    RECORDS = b", ".join(json.dumps(record).encode() for record in RECORDS)
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+
+    def read(self, size: int) -> bytes:
+        if self._left < 0:
+            return b""
+        is_first, self._left = self._left == SIZE, self._left - len(self.RECORDS) * 100
+        return (b"[" if is_first else b", ") + b", ".join([self.RECORDS] * 100) + (b"]" if self._left < 0 else b"")
+
+
+SIZE = 64 << 20
+
+
+def test_memory_does_not_grow_with_the_file() -> None:
+    tracemalloc.start()
+    try:
+        count = sum(len(elements) for elements in array_elements(cast(Any, Endless(SIZE))))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert count * len(Endless.RECORDS) / len(RECORDS) > SIZE
+    assert peak < 16 << 20
 
 
 JSON = st.recursive(
