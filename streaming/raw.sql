@@ -82,7 +82,7 @@ comment on column raw.trending_ledger.watermark is 'Windows that end by then are
 comment on column raw.trending_ledger.whole_from is
     'The query has seen windows from here on whole, and writes no others; null: it began with the topic.';
 
--- What a batch kept out of the windows, by reason ('late', 'clock ahead', 'malformed').
+-- What a batch kept out of the windows, by reason ('late', 'very late', 'clock ahead', 'malformed').
 create table if not exists raw.trending_left_out (
     query_id uuid not null,
     batch_id bigint not null,

@@ -105,10 +105,11 @@ def run_trending(
         .foreachBatch(write)
         .start()
     )
-    left_out = LeftOut(settings, config, session, UUID(str(query.id)), dead_letters=dead_letters)
+    left_out = LeftOut(settings, config, session, checkpoint, dead_letters=dead_letters)
     archiver = WindowArchiver(settings.credentials("loader"), settings.archive_dir / "trending_windows")
     last = -1
     try:
+        left_out.catch_up()
         while query.isActive and not stop.wait(_POLL_SECONDS):
             newest = _follow(query, last, progress, left_out)
             if newest > last:

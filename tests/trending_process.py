@@ -17,7 +17,7 @@ from music_pulse import streams
 from music_pulse.embedded.java import java_home
 from music_pulse.settings import PROJECT_ROOT, Settings
 
-MOMENTS = ("before the commit", "between the commits", "between batches")
+MOMENTS = ("before the commit", "between the commits", "before it is told", "between batches")
 
 _JOB = """
 import os, signal, sys
@@ -43,6 +43,8 @@ if moment == "before the commit":
     TrendingSink._merge = dies(TrendingSink._merge)
 if moment == "between the commits":
     TrendingSink.write = dies(TrendingSink.write)
+if moment == "before it is told":
+    trending_job.LeftOut.record = die
 if moment == "between batches":
     honest = trending_job._batch_progress
     def progress(report):
