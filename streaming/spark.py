@@ -24,6 +24,8 @@ _OPTIONS = {
     "spark.sql.streaming.stateStore.rocksdb.changelogCheckpointing.enabled": "true",
     # An aggregation with collect_set turns to sorting beyond so many groups: by default 128.
     "spark.sql.objectHashAggregate.sortBased.fallbackThreshold": "1000000",
+    # A batch for the watermark's sake alone changes no window, and keeps the next listen waiting.
+    "spark.sql.streaming.noDataMicroBatches.enabled": "false",
     "spark.sql.streaming.metricsEnabled": "false",
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.driver.host": "127.0.0.1",

@@ -34,7 +34,7 @@ NO_KEY_OF_ITS_OWN = {
     "daily_aggregates",
     "daily_top",
 }
-WRITTEN_BY_HOOKS = {"int_changes", "int_built_changes", "int_built_loads", "int_user_time_zones"}
+WRITTEN_BY_HOOKS = {"int_changes", "int_built_changes", "int_built_loads", "int_built_rules", "int_user_time_zones"}
 
 Node = dict[str, Any]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
 import pytest
@@ -37,6 +38,7 @@ def test_listens_carry_the_broker_s_time_whatever_their_producer_says(config: Ka
 def test_a_topic_of_producers_clocks_is_told_in_one_line(config: KafkaConfig, caplog: pytest.LogCaptureFixture) -> None:
     good, bad = unique("listens"), unique("listens")
     ensure_topics(config, [*listen_topics(config, good, 1), Topic(bad, 1, config=PRODUCERS_TIME)])
+    caplog.set_level(logging.WARNING, "streaming")
     warn_of_producers_clocks(config, good)
     warn_of_producers_clocks(config, unique("missing"))
     assert caplog.messages == []
