@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -38,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.25
 _STOP_SECONDS = 30
+_BATCHES_UNTIL_COLLECTED = 50
 
 
 @dataclass(frozen=True)
@@ -191,6 +193,10 @@ def _follow(query: StreamingQuery, last: int, progress: Progress, left_out: Left
                 done.batch_id, done.events, done.seconds, done.state_rows, done.watermark,
             )  # fmt: skip
             progress(done)
+            if last % _BATCHES_UNTIL_COLLECTED == 0:
+                # Py4J's objects are cycles, so few that Python hardly looks for them; until it does, the JVM keeps the
+                # plans of their batches, half a megabyte each.
+                gc.collect()
     return last
 
 
