@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DATASET = "raw"
-RAW_TABLES = ("listens", "quarantine", "listen_counts", "imported_files")
+RAW_TABLES = ("listens", "quarantine", "listen_counts", "imported_files", "listen_tombstones")
 LANDING_LOCK = 7_310_241_001
 """Key of the advisory lock that lets one landing run at a time."""
 _CREATION_LOCK = 7_310_241_009
@@ -90,14 +90,26 @@ class Landing:
         return state
 
     def landed_hashes(self, source: str, user_name: str, start: int, end: int) -> frozenset[bytes]:
-        """Return the payload hashes of what this user's [start, end) (seconds) holds, quarantine included."""
+        """Return the payload hashes of what this user's [start, end) (seconds) holds, quarantine included.
+
+        Rows that a tombstone binds aren't held: they must land when they come again.
+        """
         rows = self.connection.execute(
             """
-            select payload_hash from raw.listens
-            where source = %(source)s and user_name = %(user)s
-              and listened_at >= to_timestamp(%(start)s) and listened_at < to_timestamp(%(end)s)
-            union all
-            select payload_hash from raw.quarantine where source = %(source)s and user_name = %(user)s
+            with landed as (
+                select payload_hash, _dlt_load_id from raw.listens
+                where source = %(source)s and user_name = %(user)s
+                  and listened_at >= to_timestamp(%(start)s) and listened_at < to_timestamp(%(end)s)
+                union all
+                select payload_hash, _dlt_load_id from raw.quarantine
+                where source = %(source)s and user_name = %(user)s
+            )
+            select landed.payload_hash from landed
+            where not exists (
+                select 1 from raw.listen_tombstones as tombstones
+                where tombstones.payload_hash = landed.payload_hash and tombstones.user_name = %(user)s
+                  and tombstones._dlt_load_id > landed._dlt_load_id collate "C"
+            )
             """,
             {"source": source, "user": user_name, "start": start, "end": end},
         )
@@ -179,7 +191,7 @@ def create_raw_tables(connection: psycopg.Connection) -> None:
 
 def _raw_tables_stand(connection: psycopg.Connection) -> bool:
     # the last statement of raw.sql makes it
-    return connection.execute("select to_regclass('raw.imported_files_load_id')").fetchone() != (None,)
+    return connection.execute("select to_regclass('raw.listen_tombstones_load_id')").fetchone() != (None,)
 
 
 def _lock(connection: psycopg.Connection) -> None:

@@ -59,6 +59,18 @@ create table if not exists raw.imported_files (
     _dlt_load_id text not null
 );
 
+-- Rows that ListenBrainz does not show any more: each binds the rows of that payload that were loaded before it.
+create table if not exists raw.listen_tombstones (
+    user_name text not null,
+    listened_at timestamptz not null,
+    recording_msid uuid,
+    listen_id uuid,
+    payload_hash uuid not null,
+    reason text not null,
+    seen_at timestamptz not null,
+    _dlt_load_id text not null
+);
+
 -- dlt's own list of loads, here so that dbt can build before anything was loaded. A load counts once its row
 -- stands here with status 0.
 create table if not exists raw._dlt_loads (
@@ -79,3 +91,5 @@ create index if not exists quarantine_load_id on raw.quarantine (_dlt_load_id);
 create index if not exists listen_counts_load_id on raw.listen_counts (_dlt_load_id);
 create index if not exists imported_files_content_hash on raw.imported_files (content_hash);
 create index if not exists imported_files_load_id on raw.imported_files (_dlt_load_id);
+create index if not exists listen_tombstones_payload_hash on raw.listen_tombstones (payload_hash);
+create index if not exists listen_tombstones_load_id on raw.listen_tombstones (_dlt_load_id);

@@ -71,3 +71,9 @@ class BuildError(PulseError):
     """dbt failed to build or to test; its own output, above, names the models."""
 
     exit_code = 5
+
+
+class ReconciliationError(PulseError):
+    """So much is gone at ListenBrainz that a person should confirm it."""
+
+    exit_code = 7

@@ -58,6 +58,14 @@ class Settings(BaseSettings):
         48, ge=0, description="Trailing hours that each run reads again, for scrobbles sent late."
     )
 
+    reconcile_windows: int = Field(
+        3, ge=0, description="Stale windows of a user's history that each run compares with ListenBrainz."
+    )
+    reconcile_fresh_days: float = Field(7.0, ge=0, description="Days after which a compared window is stale.")
+    reconcile_max_vanished: float = Field(
+        0.5, ge=0, le=1, description="Share of a history that may be gone at ListenBrainz without --confirm."
+    )
+
     postgres_host: str = Field("127.0.0.1", description="Server (target docker or prod).")
     postgres_port: int = Field(5432, ge=1, le=65535, description="Port (target docker or prod).")
     postgres_user: str = Field("postgres", description="Login that may create schemas and roles.")

@@ -12,27 +12,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import dlt
-import pyarrow as pa
 
 from extract.listenbrainz.client import Bounds, ListenBrainzClient
-from extract.listenbrainz.windows import Interval, merge, plan
+from extract.listenbrainz.common import BATCH_WINDOWS, SOURCE, client_for, counts_table, verified_of
+from extract.listenbrainz.comparison import Verified, overlay
+from extract.listenbrainz.held import unknown_user
+from extract.listenbrainz.windows import Interval, merge, plan, subtract
 from extract.pipeline import RAW_CONTRACT, Landed, Landing, dlt_items, landing
-from extract.rows import RowBuilder, timestamps
+from extract.rows import RowBuilder
+from music_pulse.errors import UnknownUserError
 from music_pulse.settings import Settings
 
 logger = logging.getLogger(__name__)
-
-SOURCE = "listenbrainz"
-BATCH_WINDOWS = 30
-"""Windows of one load package: at 3 requests a second, about 10 s of reading are lost by a kill."""
-
-COUNTS_SCHEMA = pa.schema(
-    [
-        pa.field("user_name", pa.string(), nullable=False),
-        pa.field("listen_count", pa.int64(), nullable=False),
-        pa.field("checked_at", pa.timestamp("us", tz="UTC"), nullable=False),
-    ]
-)
 
 Progress = Callable[[str, int, int], None]
 """Called with (user_name, windows done, windows in all)."""
@@ -57,17 +48,23 @@ def listenbrainz(client: ListenBrainzClient, target: Landing, user: UserPlan, wi
 
     @dlt.resource(write_disposition="append", schema_contract=RAW_CONTRACT)
     def listens() -> Iterator[Any]:
-        done = dlt.current.source_state().setdefault("intervals", {})
+        state = dlt.current.source_state()
+        done = state.setdefault("intervals", {})
         name = user.user_name
+        verified, read_at = verified_of(state, name), int(time.time())
         for window in windows:
             yield from _window_rows(client, target, user, window)
+            intervals = _intervals(done.get(name))
+            # Where nothing was held yet, there was nothing else to compare.
+            for start, end in subtract(window, intervals):
+                verified = overlay(verified, Verified(start, end, read_at))
             # Saved with the load package: an interval counts as read once its rows are committed.
-            done[name] = [list(pair) for pair in merge([*_intervals(done.get(name)), window])]
+            done[name] = [list(pair) for pair in merge([*intervals, window])]
+            state.setdefault("verified", {})[name] = [list(piece) for piece in verified]
 
     @dlt.resource(write_disposition="append", schema_contract=RAW_CONTRACT)
-    def listen_counts() -> Iterator[pa.Table]:
-        counts = [[user.user_name], [user.listen_count], timestamps([int(time.time())])]
-        yield pa.table(counts, schema=COUNTS_SCHEMA)
+    def listen_counts() -> Iterator[Any]:
+        yield counts_table(user.user_name, user.listen_count, int(time.time()))
 
     return listens, listen_counts
 
@@ -84,17 +81,7 @@ def extract_listenbrainz(
     `since` (seconds since 1970) leaves out what was listened to before. Raises `ExternalAPIError`.
     """
     landed = Landed()
-    token = settings.listenbrainz_token
-    with (
-        ListenBrainzClient(
-            settings.listenbrainz_url,
-            token=token.get_secret_value() if token else None,
-            connect_timeout=settings.listenbrainz_connect_timeout,
-            read_timeout=settings.listenbrainz_read_timeout,
-            attempts=settings.listenbrainz_attempts,
-        ) as client,
-        landing(settings, SOURCE) as target,
-    ):
+    with client_for(settings) as client, landing(settings, SOURCE) as target:
         for name in users:
             user = _plan_user(client, target, settings, name, since)
             progress(user.user_name, 0, user.total)
@@ -114,7 +101,10 @@ def _extract_user(client: ListenBrainzClient, target: Landing, user: UserPlan, p
 def _plan_user(
     client: ListenBrainzClient, target: Landing, settings: Settings, name: str, since: int | None
 ) -> UserPlan:
-    bounds: Bounds = client.bounds(name)
+    try:
+        bounds: Bounds = client.bounds(name)
+    except UnknownUserError as error:
+        raise unknown_user(target.connection, name, error) from None
     count = client.listen_count(name)
     done = _intervals(target.state(SOURCE).get("intervals", {}).get(bounds.user_name))
     windows: list[Interval] = []

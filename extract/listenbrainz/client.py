@@ -99,6 +99,8 @@ class ListenBrainzClient:
         self._clock = clock
         self._resume_at: float | None = None
         self._connected = False
+        self.requests = 0
+        """Requests made so far, repeated ones included."""
         self._session = requests.Session()
         self._session.headers["User-Agent"] = f"music-pulse/{__version__}"
         self._session.headers["Accept"] = "application/json"
@@ -199,6 +201,7 @@ class ListenBrainzClient:
 
     def _payload(self, url: str, user: str) -> dict[str, Any]:
         """Make one request; return `payload` of its answer."""
+        self.requests += 1
         try:
             response = self._session.get(url, timeout=self._timeouts)
         except (exceptions.RequestException, HTTPError) as error:  # urllib3's own: host names that are none

@@ -8,7 +8,8 @@
 What it copies of the real server: both bounds are exclusive; a page is shown newest first, but with `min_ts`
 holds the *oldest* `count` rows; ties come in no defined order; `min_ts` alone, more than 30 days before the
 first listen, finds nothing; without `min_ts` the search widens (30, 90, 270 ... days) and misses a listen
-exactly on a border; `count` is silently clamped to 1000. Pages and counts aren't cached here.
+exactly on a border; `count` is silently clamped to 1000. With `caches` on, a count is cached for 5 minutes and a page
+of given bounds for an hour, or until listens of the user are added: deletions don't show in either before.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ MAX_ITEMS_PER_GET = 1000
 DEFAULT_ITEMS_PER_GET = 25
 FETCH_WINDOW_S = 30 * 86_400
 FETCH_PASSES = 9
+PAGE_CACHE_S = 3600
+COUNT_CACHE_S = 300
 MSID_NAMESPACE = uuid.UUID("5b5e2f0a-6b3c-4d52-9a53-0f6a0f2f3d11")
 TOO_MANY = (
     "You have exceeded your rate limit. See the X-RateLimit-* response headers for more information on your "
@@ -108,7 +111,8 @@ class ListenBrainzDouble:
 
     `requests`: (path, query) of each request so far; `authorizations`: its header, or None. `rate_limit`:
     (requests, seconds of a window) or None. `token`: if set, others get 401. `faults`: each one answers one
-    request. `fault`: a function (index, path, query) -> Fault or None, asked before `faults`.
+    request. `fault`: a function (index, path, query) -> Fault or None, asked before `faults`. `miscount`: what is
+    added to a user's count, by lower-case name.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
@@ -143,6 +147,9 @@ class ListenBrainzDouble:
             self.token: str | None = None
             self.faults: list[Fault] = []
             self.fault: Callable[[int, str, dict[str, str]], Fault | None] | None = None
+            self.caches = False
+            self.miscount: dict[str, int] = {}
+            self._cache: dict[tuple[str, str, str], tuple[float, Any]] = {}
             self._users: dict[str, _User] = {}
             self._numbers = 0
             self._quota_window = -1
@@ -155,6 +162,7 @@ class ListenBrainzDouble:
         """
         with self._lock:
             owner = self._users.setdefault(user.lower(), _User(user))
+            self._cache = {key: kept for key, kept in self._cache.items() if key[:2] != (user.lower(), "listens")}
             new = 0
             for submitted in listens:
                 body = _stored(submitted, owner.name)
@@ -185,6 +193,31 @@ class ListenBrainzDouble:
             owner.rows = [row for row in owner.rows if row not in gone]
             owner.keys -= {(row.at, row.body.get("recording_msid", "")) for row in gone}
             return len(gone)
+
+    def edit(self, user: str, listened_at: int, **metadata: Any) -> None:
+        """Change the track_metadata of what was listened to at that second, as a manual mapping does."""
+        with self._lock:
+            owner = self._users[user.lower()]
+            owner.rows = [
+                row._replace(body={**row.body, "track_metadata": {**row.body["track_metadata"], **metadata}})
+                if row.at == listened_at
+                else row
+                for row in owner.rows
+            ]
+
+    def wipe(self, user: str) -> None:
+        """Delete a whole history; the user stays."""
+        with self._lock:
+            owner = self._users[user.lower()]
+            owner.rows, owner.keys = [], set()
+
+    def rename(self, user: str, new: str) -> None:
+        """Give a user another name: there is none of the old name afterwards."""
+        with self._lock:
+            owner = self._users.pop(user.lower())
+            owner.name = new
+            owner.rows = [row._replace(body={**row.body, "user_name": new}) for row in owner.rows]
+            self._users[new.lower()] = owner
 
     def rows(self, user: str) -> list[dict[str, Any]]:
         """Return all that pages may show of `user`, oldest first."""
@@ -243,8 +276,17 @@ class ListenBrainzDouble:
         user = self._users.get(name.lower())
         if user is None:
             raise _Refused(404, f"Cannot find user: {name}")
-        if match[2] == "listen-count":
-            return {"count": len(user.rows)}
+        key = (name.lower(), match[2], str(sorted(query.items())))
+        expires, payload = self._cache.get(key, (0.0, None))
+        if not self.caches or self.clock() >= expires:
+            payload = self._fresh_payload(user, name, match[2], query)
+            age = PAGE_CACHE_S if match[2] == "listens" else COUNT_CACHE_S
+            self._cache[key] = (self.clock() + age, payload)
+        return dict(payload)
+
+    def _fresh_payload(self, user: _User, name: str, endpoint: str, query: dict[str, str]) -> dict[str, Any]:
+        if endpoint == "listen-count":
+            return {"count": len(user.rows) + self.miscount.get(name.lower(), 0)}
         after, before = _timestamp(query, "min_ts"), _timestamp(query, "max_ts")
         if after is not None and before is not None and before <= after:
             raise _Refused(400, "max_ts should be greater than min_ts")

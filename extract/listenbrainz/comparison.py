@@ -1,0 +1,176 @@
+"""What to ask ListenBrainz again, and what its answer tells: the arithmetic of reconciliation, no I/O.
+
+seconds of the listens held -> windows, the likeliest to differ first
+rows held of a window, rows shown there -> what came late, what is gone
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import NamedTuple
+
+from extract.listenbrainz.windows import Interval
+
+WINDOW_LISTENS = 900
+"""Held listens of a window, more or less: one page, with room for some that came late."""
+
+NEWEST_WINDOWS = 3
+"""Windows that are looked at before older ones when counts differ: most changes are recent."""
+
+FIRST_SECOND = 1
+"""Nothing was listened to before; `min_ts` must not be negative."""
+
+_DAY_S = 86_400
+
+
+class Verified(NamedTuple):
+    """Seconds start <= t < end were last compared with ListenBrainz at `at`; all since 1970."""
+
+    start: int
+    end: int
+    at: int
+
+
+def overlay(verified: Iterable[Verified], new: Verified) -> list[Verified]:
+    """Return `verified` (which don't overlap) with the seconds of `new` replaced, sorted, as few as can be."""
+    pieces = [new]
+    for old in verified:
+        pieces.append(Verified(old.start, min(old.end, new.start), old.at))
+        pieces.append(Verified(max(old.start, new.end), old.end, old.at))
+    merged: list[Verified] = []
+    for piece in sorted(piece for piece in pieces if piece.start < piece.end):
+        if merged and merged[-1].end == piece.start and merged[-1].at == piece.at:
+            merged[-1] = merged[-1]._replace(end=piece.end)
+        else:
+            merged.append(piece)
+    return merged
+
+
+def verified_since(window: Interval, verified: Sequence[Verified]) -> int:
+    """Return when the longest unverified second of `window` was last compared; 0 for never.
+
+    `verified` is as `overlay` returns it.
+    """
+    at, end = window
+    oldest: int | None = None
+    for piece in verified[max(bisect_right(verified, (at, _BEYOND, 0)) - 1, 0) :]:
+        if piece.end <= at:
+            continue
+        if piece.start > at:
+            return 0
+        oldest = piece.at if oldest is None else min(oldest, piece.at)
+        at = piece.end
+        if at >= end:
+            return oldest
+    return 0
+
+
+_BEYOND = 1 << 62
+
+
+def cut(times: Sequence[int], until: int, chance: Random, size: int = WINDOW_LISTENS) -> list[Interval]:
+    """Cut all seconds from the first to `until` into windows of about `size` of the sorted `times`, oldest first.
+
+    The bounds differ from run to run, as `chance` has it: ListenBrainz caches a page of given bounds for an hour.
+    """
+    spread = max(size // 20, 1)
+    windows: list[Interval] = []
+    start, place = FIRST_SECOND, 0
+    while len(times) - place > size + spread:
+        place += chance.randint(max(size - spread, 1), size + spread)
+        place = bisect_right(times, times[place - 1], lo=place - 1)  # a second stays whole
+        if place == len(times):
+            break
+        bound = chance.randint(times[place - 1] + 1, times[place])
+        windows.append((start, bound))
+        start = bound
+    windows.append((start, max(until, start + 1)))
+    return windows
+
+
+@dataclass(frozen=True)
+class Checks:
+    """Windows in the order of asking; the first `required` are asked for even where counts agree."""
+
+    windows: list[Interval]
+    required: int
+
+
+def order(
+    windows: Sequence[Interval],
+    times: Sequence[int],
+    verified: Sequence[Verified],
+    *,
+    stale_before: int,
+    few: int,
+) -> Checks:
+    """Put `windows` (oldest first) in the order in which they most likely differ from ListenBrainz.
+
+    First `few` of those last verified before `stale_before`, the stalest first; then the newest ones; then the
+    others, stalest day first, newest first. Seconds without a listen before the first and after the last of
+    `times` don't make a window stale.
+    """
+    first, last = (times[0], times[-1] + 1) if times else (0, 0)
+    since = {
+        (start, end): verified_since((max(start, first), min(end, last)), verified) if times else 0
+        for start, end in windows
+    }
+    stale = sorted((window for window in windows if since[window] < stale_before), key=lambda w: (since[w], -w[0]))
+    required = stale[:few]
+    newest = list(reversed(windows))[:NEWEST_WINDOWS]
+    others = sorted(windows, key=lambda w: (since[w] // _DAY_S, -w[0]))
+    return Checks(list(dict.fromkeys([*required, *newest, *others])), len(required))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What one window tells. Rows are named by their payload's hash."""
+
+    late: frozenset[bytes]
+    """Shown, not held."""
+    gone: frozenset[bytes]
+    """Held, not shown."""
+    edited: frozenset[bytes]
+    """Those gone whose listen is shown all the same, with another payload."""
+    added: int
+    """Listens shown of which no row is held."""
+    lost: int
+    """Listens held of which no row is shown."""
+
+
+def compare(held: Mapping[bytes, Hashable], shown: Mapping[bytes, Hashable]) -> Comparison:
+    """Compare rows by hash; the values tell which listen a row is of."""
+    late, gone = shown.keys() - held.keys(), held.keys() - shown.keys()
+    held_listens, shown_listens = set(held.values()), set(shown.values())
+    return Comparison(
+        late=frozenset(late),
+        gone=frozenset(gone),
+        edited=frozenset(row for row in gone if held[row] in shown_listens),
+        added=len(shown_listens - held_listens),
+        lost=len(held_listens - shown_listens),
+    )
+
+
+@dataclass
+class Balance:
+    """ListenBrainz' count of a user's listens beside ours."""
+
+    reported: int
+    held: int
+    recent: int = 0
+    """Those of `held` so new that the reported count, which is cached, may not have them yet."""
+    unexplained: int = 0
+    """The difference that was left when every window had been compared: ListenBrainz' own count is off by it."""
+
+    @property
+    def difference(self) -> int:
+        """How many more are reported than held."""
+        return self.reported - self.held
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the counts give no reason to look further."""
+        return self.difference in (0, self.unexplained) or 0 < -self.difference <= self.recent
