@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from music_pulse import streams
-from music_pulse.database import connect
+from music_pulse.database import connect, one_line
+from music_pulse.display import cell_text
 from music_pulse.errors import DatabaseError, PulseError
 from music_pulse.settings import Settings
 
 if TYPE_CHECKING:
-    import psycopg
     from rich.console import Group
 
     from streaming.client import KafkaConfig
@@ -30,8 +30,25 @@ logger = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 1.0
 ROWS = 10
+_FRAME_LINES = 8
+"""Of the table, and the figures below it."""
 _STOP_SECONDS = 60.0
 
+_TRENDING = """
+select kind, rank, previous_rank, name, artist_name, listens, listeners, score, window_end
+from marts.trending where rank <= %s order by kind desc, rank
+"""
+_LANDED = """
+select
+    (select coalesce(sum(listens), 0) from raw.stream_loads),
+    (
+        select percentile_cont(0.5) within group (
+            order by extract(epoch from loads.committed_at - listens.kafka_timestamp)
+        )
+        from (select * from raw.stream_loads order by committed_at desc limit 5) as loads
+        inner join raw.stream_listens as listens on listens.load_id = loads.load_id
+    )
+"""
 _PART = """
 import ctypes, sys
 if sys.platform == "linux":
@@ -105,12 +122,13 @@ class View:
     def line(self) -> str:
         """The same in a line."""
         top = next((f"{name} ({listeners} listeners)" for kind, _, _, name, _, _, listeners, _ in self.trending), "-")
-        return f"{self._figures()}; on top: {top}"
+        return f"{self._figures()}; on top: {cell_text(top)}"
 
-    def render(self) -> Group:
-        """Make tables of it."""
+    def render(self, height: int) -> Group:
+        """Make a table of it, and a line of figures below, in no more than `height` lines as far as that goes."""
         from rich.console import Group
         from rich.table import Table
+        from rich.text import Text
 
         title = f"Now trending, window until {self.window_end:%H:%M} UTC" if self.window_end else "Now trending"
         table = Table(title=title, expand=True)
@@ -123,9 +141,15 @@ class View:
             ("listeners", 1),
             ("score", 1),
         ):
-            table.add_column(name, justify="right" if right else "left")
+            table.add_column(name, justify="right" if right else "left", no_wrap=name != "name")
+        most = max(1, (height - _FRAME_LINES) // 2)
         for kind, rank, previous, name, artist, listens, listeners, score in self.trending:
-            shown = name if kind == "artist" else f"{name} - {artist}"
+            if rank > most:
+                continue
+            # As text: a name may hold rich's markup, or what would garble a terminal.
+            shown = Text(
+                cell_text(name if kind == "artist" else f"{name} - {artist}"), no_wrap=True, overflow="ellipsis"
+            )
             table.add_row(
                 kind, str(rank), str(previous or "new"), shown, f"{listens:,}", f"{listeners:,}", f"{score:.2f}"
             )
@@ -133,7 +157,7 @@ class View:
             table.add_row(
                 "", "", "", "no window has ended yet: the first one does a minute or so after its first listen"
             )
-        return Group(table, self._figures() + "  (Ctrl-C stops)")
+        return Group(table, Text(self._figures() + "  (Ctrl-C stops)"))
 
     def _figures(self) -> str:
         latency = "-" if self.latency is None else f"{self.latency:.1f} s"
@@ -148,22 +172,32 @@ def run_live(settings: Settings, simulate: float | None, seconds: float | None =
 
     Raises `StoppedPartError` if a part ends by itself.
     """
+    from streaming.client import StreamError
+
     stop = streams.until_stopped()
     with ExitStack() as stack:
         _ensure_marts(settings)
         streams.fetch_jars(settings, with_spark=True)
         config = stack.enter_context(streams.broker(settings))
         parts = stack.enter_context(_parts(settings, simulate))
-        connection = stack.enter_context(connect(settings.credentials("admin"), autocommit=True))
         began = time.monotonic()
         with _screen() as show:
             rates_in, rates_out = Rates(), Rates()
+            told = ""
             while not stop.wait(REFRESH_SECONDS):
                 for part in parts:
                     part.check()
-                show(_view(settings, connection, config, rates_in, rates_out))
+                try:
+                    show(_view(settings, config, rates_in, rates_out))
+                    told = ""
+                except (DatabaseError, StreamError) as error:
+                    # The parts wait for what is restarted, or built anew by dbt, and end if it takes too long.
+                    if told != str(error):
+                        logger.warning("nothing to show just now: %s", error)
+                    told = str(error)
                 if seconds is not None and time.monotonic() - began >= seconds:
                     break
+        logger.info("stopping: each part finishes what it has in hand")
     logger.info("stopped")
 
 
@@ -227,41 +261,25 @@ def _screen() -> Iterator[Callable[[View], None]]:
 
         yield print_line
         return
-    with Live(console=console(), auto_refresh=False, screen=False) as live:
-        yield lambda view: live.update(view.render(), refresh=True)
+    shown_on = console()
+    with Live(console=shown_on, auto_refresh=False, screen=False) as live:
+        yield lambda view: live.update(view.render(shown_on.height), refresh=True)
 
 
-def _view(
-    settings: Settings, connection: psycopg.Connection, config: KafkaConfig, rates_in: Rates, rates_out: Rates
-) -> View:
+def _view(settings: Settings, config: KafkaConfig, rates_in: Rates, rates_out: Rates) -> View:
+    import psycopg
+
     from streaming.client import measure_lag
     from streaming.sinks import sink_group
 
     lags = measure_lag(config, [sink_group(settings)], [settings.kafka_topic])
     now = time.monotonic()
     try:
-        trending = connection.execute(
-            """
-            select kind, rank, previous_rank, name, artist_name, listens, listeners, score, window_end
-            from marts.trending where rank <= %s order by kind desc, rank
-            """,
-            [ROWS],
-        ).fetchall()
-        [(landed, latency)] = connection.execute(
-            """
-            select
-                (select coalesce(sum(listens), 0) from raw.stream_loads),
-                (
-                    select percentile_cont(0.5) within group (
-                        order by extract(epoch from loads.committed_at - listens.kafka_timestamp)
-                    )
-                    from (select * from raw.stream_loads order by committed_at desc limit 5) as loads
-                    inner join raw.stream_listens as listens on listens.load_id = loads.load_id
-                )
-            """
-        ).fetchall()
-    except Exception as error:
-        raise DatabaseError(f"the live table can't be read: {' '.join(str(error).split())}") from error
+        with connect(settings.credentials("admin"), autocommit=True) as connection:
+            trending = connection.execute(_TRENDING, [ROWS]).fetchall()
+            [(landed, latency)] = connection.execute(_LANDED).fetchall()
+    except psycopg.Error as error:
+        raise DatabaseError(f"the live table can't be read: {one_line(error)}") from error
     return View(
         window_end=trending[0][-1] if trending else None,
         trending=[row[:-1] for row in trending],

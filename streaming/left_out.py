@@ -115,7 +115,8 @@ class LeftOut:
             found = Counter({row["left_out"]: row["count"] for row in events.groupBy("left_out").count().collect()})
             counts = {reason: found[reason] for reason in (MALFORMED, CLOCK_AHEAD)}
         else:
-            counts = dict(report.get("observedMetrics", {}).get("left_out", {}))
+            told = report.get("observedMetrics", {}).get("left_out", {})
+            counts = {reason: told.get(reason, 0) for reason in (MALFORMED, CLOCK_AHEAD)}
             if not any(state["numRowsDroppedByWatermark"] for state in report["stateOperators"]):
                 return counts
             events = self._events_of(batch_id)

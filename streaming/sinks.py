@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from typing import NamedTuple, TypeVar
@@ -106,8 +107,12 @@ def run_listens_sink(
         ) as consumer,
     ):
         for batch in consumer.batches(stop):
-            landed = sink.land(batch.records())
+            records = batch.records()
+            landed = sink.land(records)
             archiver.touch(sink.take_days())
+            if landed is not None and metrics is not None:
+                oldest = min(record.timestamp_ms for record in records) / 1000
+                metrics.latency_seconds.labels(consumer.group).observe(max(0.0, time.time() - oldest))
             if landed is not None and progress is not None:
                 progress(landed)
 

@@ -36,6 +36,8 @@ NEEDED = T.StructType(
 
 MALFORMED = "malformed"
 CLOCK_AHEAD = "clock ahead"
+OLDEST = "oldest"
+"""Of the metric `left_out`: when the broker got the batch's oldest event, in ms since 1970."""
 
 TRACK, ARTIST, SLIDE, NAME = "track", "artist", "slide", "name"
 """The kinds of rows of `window_changes`."""
@@ -81,10 +83,11 @@ def _is_name(column: str) -> Column:
 
 
 def left_out_counts(events: DataFrame) -> DataFrame:
-    """Observe how many events a batch leaves out, by reason, as metric `left_out`."""
+    """Observe how many events a batch leaves out, by reason, as metric `left_out`; and its oldest broker time."""
     return events.observe(
         "left_out",
         *(F.count_if(F.col("left_out") == reason).alias(reason) for reason in (MALFORMED, CLOCK_AHEAD)),
+        F.unix_millis(F.min("timestamp")).alias(OLDEST),
     )
 
 

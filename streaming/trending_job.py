@@ -26,7 +26,7 @@ from streaming.events import event_serializer
 from streaming.left_out import LeftOut
 from streaming.tables import create_stream_tables
 from streaming.topics import warn_of_producers_clocks
-from streaming.transforms import counted, left_out_counts, parsed, recent_listens
+from streaming.transforms import OLDEST, counted, left_out_counts, parsed, recent_listens
 from streaming.trending_rules import TrendingRules
 from streaming.trending_sink import TrendingSink
 from streaming.window_archive import WindowArchiver
@@ -54,7 +54,10 @@ class BatchProgress:
     watermark: str | None
     late_groups: int
     """Rows of state that Spark dropped since its watermark had passed them: listens later than `late` counts."""
-    lag: int
+    lag: dict[int, int]
+    """Events that are not processed yet, by partition."""
+    latency: float | None
+    """Seconds from when the broker got the batch's oldest event until the batch was done; None: nothing came."""
 
 
 Progress = Callable[[BatchProgress], None]
@@ -219,18 +222,28 @@ def _batch_progress(report: Any) -> BatchProgress:
         watermark=report.get("eventTime", {}).get("watermark"),
         late_groups=state["numRowsDroppedByWatermark"] if state else 0,
         lag=_lag(report),
+        latency=_latency(report),
     )
 
 
-def _lag(report: Any) -> int:
+def _lag(report: Any) -> dict[int, int]:
     """Events of the topic that are not processed yet, by Spark's own account."""
     [source] = report["sources"]
     latest, end = source.get("latestOffset") or {}, source.get("endOffset") or {}
-    return sum(
-        max(0, newest - end.get(topic, {}).get(partition, newest))
+    return {
+        int(partition): max(0, newest - end.get(topic, {}).get(partition, newest))
         for topic, partitions in latest.items()
         for partition, newest in partitions.items()
-    )
+    }
+
+
+def _latency(report: Any) -> float | None:
+    oldest = report.get("observedMetrics", {}).get("left_out", {}).get(OLDEST)
+    if oldest is None:
+        return None
+    began = datetime.fromisoformat(report["timestamp"]).timestamp()
+    ended = began + float(report["durationMs"].get("triggerExecution", 0)) / 1000
+    return max(0.0, ended - float(oldest) / 1000)
 
 
 def _first_line(text: str) -> str:

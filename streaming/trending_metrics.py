@@ -29,7 +29,13 @@ class TrendingMetrics:
             "pulse_trending_batch_seconds", "What a batch took.", registry=registry, buckets=_SECONDS
         )
         self._state = Gauge("pulse_trending_state_rows", "Rows of state.", registry=registry)
-        self._lag = Gauge("pulse_trending_lag", "Events of the topic that are not processed yet.", registry=registry)
+        self._lag = Gauge("pulse_trending_lag", "Events yet to be processed.", ["partition"], registry=registry)
+        self._latency = Histogram(
+            "pulse_trending_latency_seconds",
+            "From the broker until a batch was done, of its oldest event.",
+            registry=registry,
+            buckets=_SECONDS,
+        )
         self._watermark = Gauge(
             "pulse_trending_watermark_seconds", "Spark's watermark, in seconds since 1970.", registry=registry
         )
@@ -42,6 +48,9 @@ class TrendingMetrics:
         self._rate.set(done.events_per_second)
         self._seconds.observe(done.seconds)
         self._state.set(done.state_rows)
-        self._lag.set(done.lag)
+        for partition, events in done.lag.items():
+            self._lag.labels(str(partition)).set(events)
+        if done.latency is not None:
+            self._latency.observe(done.latency)
         if done.watermark:
             self._watermark.set(datetime.fromisoformat(done.watermark).timestamp())

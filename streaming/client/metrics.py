@@ -34,6 +34,13 @@ class StreamMetrics:
             registry=registry,
             buckets=_SECONDS,
         )
+        self.latency_seconds = Histogram(
+            "pulse_kafka_latency_seconds",
+            "From the broker to where the events go, of the oldest of each batch; the sink tells it.",
+            ["group"],
+            registry=registry,
+            buckets=_SECONDS,
+        )
         self.commit_failures = Counter(
             "pulse_kafka_commit_failures", "Commits that the group refused.", ["group"], registry=registry
         )
