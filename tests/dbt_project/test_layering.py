@@ -27,6 +27,7 @@ NO_KEY_OF_ITS_OWN = {
     "stg_batch__listens",  # append-only: the same listen may stand there several times
     "stg_batch__quarantine",
     "stg_batch__listen_counts",
+    "stg_batch__tombstones",
     "stg_stream__listens",  # the database enforces the keys of these raw tables
     "stg_stream__trending_windows",
     "int_trending_listens",

@@ -13,6 +13,42 @@ pending_loads as (
 
 ),
 
+-- The newest tombstone of a payload binds the rows loaded before it.
+tombstones as {{ not_materialized() }} (
+
+    select
+        written.payload_hash,
+        written.user_id,
+        max({{ code_points('written.load_id') }}) as load_id
+    from {{ ref('stg_batch__tombstones') }} as written
+    inner join ({{ loads() }}) as loads on written.load_id = loads.load_id
+    group by written.payload_hash, written.user_id
+
+),
+
+{%- if is_incremental() %}
+
+-- Listens that new tombstones name: is there a row left?
+in_question as (
+
+    select distinct
+        named.listen_id,
+        named.listened_at
+    from pending_loads
+    cross join lateral (
+        select
+            written.listen_id,
+            written.listened_at
+        from {{ ref('stg_batch__tombstones') }} as written
+        where
+            written.load_id = pending_loads.load_id
+            and written.listen_id is not null
+        offset 0
+    ) as named
+
+),
+{%- endif %}
+
 arrived as {{ not_materialized() }} (
 
     -- Laterals with a limit of their own are looked up by index, one by one:
@@ -30,18 +66,46 @@ arrived as {{ not_materialized() }} (
         offset 0
         {%- endif %}
     ) as listens
+    {%- if is_incremental() %}
+    union all
+    select
+        landed.load_id,
+        landed.{{ columns | join(', landed.') }}
+    from {{ landed }} as landed
+    where
+        -- By range, since what is in a list has no index.
+        landed.listened_at between
+        (select min(in_question.listened_at) from in_question)
+        and (select max(in_question.listened_at) from in_question)
+        and landed.listen_id in (select in_question.listen_id from in_question)
+        and landed.load_id in ({{ loads() }})
+    {%- endif %}
     {{- '\n    union all' if not loop.last }}
     {%- endfor %}
 
 ),
 
-candidates as {{ not_materialized() }} (
+judged as {{ not_materialized() }} (
 
-    select {{ columns | join(', ') }}
+    select
+        arrived.{{ columns | join(', arrived.') }},
+        coalesce(tombstones.load_id > arrived.load_id, false) as is_deleted
     from arrived
-    {%- if is_incremental() %}
-    union all
-    select existing.{{ columns | join(', existing.') }}
+    left join tombstones
+        on
+            arrived.payload_hash = tombstones.payload_hash
+            and arrived.user_id = tombstones.user_id
+            and arrived.source = 'listenbrainz'
+
+),
+
+{%- if is_incremental() %}
+
+built as (
+
+    select
+        existing.{{ columns | join(', existing.') }},
+        existing.is_deleted
     from (select distinct arrived.listen_id from arrived) as ids
     cross join lateral (
         select *
@@ -50,7 +114,9 @@ candidates as {{ not_materialized() }} (
         limit 1
     ) as existing
     union all
-    select {{ columns | join(', ') }}
+    select
+        {{ columns | join(', ') }},
+        is_deleted
     from {{ this }}
     where
         user_id in (
@@ -59,11 +125,30 @@ candidates as {{ not_materialized() }} (
             where used.time_zone != {{ time_zone_of('used.user_id') }}
         )
     union all
-    select held.{{ columns | join(', held.') }}
+    select
+        held.{{ columns | join(', held.') }},
+        held.is_deleted
     from {{ this }} as held
     where
         {{ skip_rule_changed() }}
         and held.is_skip != {{ is_skip('held') }}
+
+),
+{%- endif %}
+
+candidates as {{ not_materialized() }} (
+
+    select
+        {{ columns | join(', ') }},
+        is_deleted
+    from judged
+    {%- if is_incremental() %}
+    union all
+    select
+        built.{{ columns | join(', built.') }},
+        built.is_deleted
+    from built
+    where built.listen_id not in (select in_question.listen_id from in_question)
     {%- endif %}
 
 ),
@@ -78,7 +163,8 @@ repeated as (
 
 ),
 
--- The best row of a listen, by what it says and never by when it came.
+-- The best row of a listen, by what it says and never by when it came; one that is
+-- deleted only where all are.
 ranked as (
 
     select
@@ -86,6 +172,7 @@ ranked as (
         row_number() over (
             partition by candidates.listen_id
             order by
+                candidates.is_deleted,
                 coalesce(candidates.played_ms, candidates.duration_ms) desc nulls last,
                 case when candidates.album is null then 1 else 0 end,
                 candidates.recording_msid asc nulls last,
@@ -100,7 +187,9 @@ ranked as (
 
 preferred as (
 
-    select {{ columns | join(', ') }}
+    select
+        {{ columns | join(', ') }},
+        is_deleted
     from candidates
     where
         not exists (
@@ -109,7 +198,9 @@ preferred as (
             where repeated.listen_id = candidates.listen_id
         )
     union all
-    select {{ columns | join(', ') }}
+    select
+        {{ columns | join(', ') }},
+        is_deleted
     from ranked
     where preference = 1
 
@@ -128,6 +219,7 @@ winners as (
         preferred.{{ column }},
         {%- endfor %}
         {{ is_skip('preferred') }} as is_skip,
+        preferred.is_deleted,
         cast(null as uuid) as near_duplicate_of,
         {{ local_day(
             'preferred.listened_at',
@@ -156,4 +248,5 @@ where
     or built.user_id != winners.user_id
     or built.day != winners.day
     or built.is_skip != winners.is_skip
+    or built.is_deleted != winners.is_deleted
 {%- endif %}

@@ -7,6 +7,7 @@ listens as (
     where
         near_duplicate_of is null
         and is_skip is not true
+        and is_deleted is not true
         {%- if not rebuilds_all() %}
         and artist_id in (
             select changed.artist_id from ({{ changed_listens() }}) as changed

@@ -33,6 +33,7 @@ accepted as (
     where
         near_duplicate_of is null
         and is_skip is not true
+        and is_deleted is not true
 
 )
 

@@ -57,24 +57,62 @@ landed as (
 
 ),
 
--- What ListenBrainz calls one listen (its table's unique key).
+-- The newest tombstone of a payload binds the rows loaded before it.
+tombstones as (
+
+    select
+        written.payload_hash,
+        written.user_id,
+        max({{ code_points('written.load_id') }}) as load_id
+    from {{ ref('stg_batch__tombstones') }} as written
+    inner join loads on written.load_id = loads.load_id
+    group by written.payload_hash, written.user_id
+
+),
+
+-- What ListenBrainz shows. Its table's unique key is what it calls one listen.
+shown as (
+
+    select distinct
+        arrived.user_id,
+        arrived.listened_at,
+        arrived.recording_msid,
+        arrived.listen_id
+    from {{ ref('stg_batch__listens') }} as arrived
+    inner join loads on arrived.load_id = loads.load_id
+    left join tombstones
+        on
+            arrived.payload_hash = tombstones.payload_hash
+            and arrived.user_id = tombstones.user_id
+    where
+        arrived.source = 'listenbrainz'
+        and coalesce(tombstones.load_id < arrived.load_id, true)
+        {{ and_is_touched('arrived.user_id') }}
+
+),
+
 held_listens as (
 
     select
-        listens.user_id,
+        keys.user_id,
         count(*) as held
     from (
         select distinct
-            arrived.user_id,
-            arrived.listened_at,
-            arrived.recording_msid
-        from {{ ref('stg_batch__listens') }} as arrived
-        inner join loads on arrived.load_id = loads.load_id
-        where
-            arrived.source = 'listenbrainz'
-            {{ and_is_touched('arrived.user_id') }}
-    ) as listens
-    group by listens.user_id
+            user_id,
+            listened_at,
+            recording_msid
+        from shown
+    ) as keys
+    group by keys.user_id
+
+),
+
+distinct_listens as (
+
+    select distinct
+        user_id,
+        listen_id
+    from shown
 
 ),
 
@@ -85,41 +123,66 @@ refused as (
         count(distinct quarantine.payload_hash) as refused,
         count(
             distinct case
-                when quarantine.source = 'listenbrainz'
+                when
+                    quarantine.source = 'listenbrainz'
+                    and coalesce(tombstones.load_id < quarantine.load_id, true)
                     then quarantine.payload_hash
             end
         ) as held
     from {{ ref('stg_batch__quarantine') }} as quarantine
     inner join loads on quarantine.load_id = loads.load_id
+    left join tombstones
+        on
+            quarantine.payload_hash = tombstones.payload_hash
+            and quarantine.user_id = tombstones.user_id
     {{ and_is_touched("coalesce(quarantine.user_id, '')") }}
     group by quarantine.user_id
 
 ),
 
-accepted as (
+built as (
 
     select
-        user_id,
-        count(*) as listens
-    from {{ ref('listen_events') }}
-    where
-        near_duplicate_of is null
-        {{ and_is_touched('user_id') }}
-    group by user_id
-
-),
-
-skipped as (
-
-    select
-        listens.user_id,
-        count(*) as skipped
-    from {{ ref('int_listens_deduplicated') }} as listens
-    where
-        listens.is_skip
-        and listens.near_duplicate_of is null
-        {{ and_is_touched('listens.user_id') }}
-    group by listens.user_id
+        coalesce(listens.user_id, distinct_listens.user_id) as user_id,
+        count(distinct_listens.listen_id) as shown,
+        count(listens.listen_id) filter (
+            where listens.is_deleted
+        ) as deleted,
+        count(listens.listen_id) filter (
+            where not listens.is_deleted and listens.near_duplicate_of is null
+            and not listens.is_skip
+        ) as listens,
+        count(listens.listen_id) filter (
+            where not listens.is_deleted and listens.near_duplicate_of is null
+            and listens.is_skip
+        ) as skipped,
+        count(listens.listen_id) filter (
+            where not listens.is_deleted
+            and listens.near_duplicate_of is not null
+        ) as near_duplicates,
+        count(listens.listen_id) filter (
+            where not listens.is_deleted
+            and distinct_listens.listen_id is null
+            and listens.source != 'stream'
+        ) as from_files,
+        count(listens.listen_id) filter (
+            where not listens.is_deleted
+            and distinct_listens.listen_id is null
+            and listens.source = 'stream'
+        ) as from_stream,
+        count(distinct_listens.listen_id) filter (
+            where listens.listen_id is null
+        ) as under_another_spelling
+    from (
+        select *
+        from {{ ref('int_listens_deduplicated') }}
+        where 1 = 1 {{ and_is_touched('user_id') }}
+    ) as listens
+    full outer join distinct_listens
+        on
+            listens.listen_id = distinct_listens.listen_id
+            and listens.user_id = distinct_listens.user_id
+    group by coalesce(listens.user_id, distinct_listens.user_id)
 
 ),
 
@@ -147,11 +210,21 @@ reconciled as (
         coalesce(refused.refused, 0) as refused,
         cast(
             coalesce(landed.landed, 0)
-            - coalesce(accepted.listens, 0)
-            - coalesce(skipped.skipped, 0) as bigint
+            - coalesce(built.listens, 0)
+            - coalesce(built.skipped, 0)
+            - coalesce(built.near_duplicates, 0)
+            - coalesce(built.deleted, 0) as bigint
         ) as duplicates,
-        coalesce(accepted.listens, 0) as listens,
-        coalesce(skipped.skipped, 0) as skipped
+        coalesce(built.listens, 0) as listens,
+        coalesce(built.skipped, 0) as skipped,
+        coalesce(built.near_duplicates, 0) as near_duplicates,
+        coalesce(built.deleted, 0) as deleted,
+        coalesce(refused.held, 0) as held_refused,
+        coalesce(held_listens.held, 0)
+        - coalesce(built.shown, 0) as held_repeats,
+        coalesce(built.under_another_spelling, 0) as under_another_spelling,
+        coalesce(built.from_files, 0) as from_files,
+        coalesce(built.from_stream, 0) as from_stream
 
     from users
     left join counts
@@ -159,8 +232,7 @@ reconciled as (
     left join landed on users.user_id = landed.user_id
     left join held_listens on users.user_id = held_listens.user_id
     left join refused on users.user_id = coalesce(refused.user_id, '')
-    left join accepted on users.user_id = accepted.user_id
-    left join skipped on users.user_id = skipped.user_id
+    left join built on users.user_id = built.user_id
 
 )
 
