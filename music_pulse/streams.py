@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,10 +52,12 @@ def broker(settings: Settings) -> Iterator[KafkaConfig]:
 
 
 def fetch_jars(settings: Settings, *, with_spark: bool = False) -> list[Path]:
-    """Download what is missing of Kafka and, if asked, of Spark's connectors; return the latter."""
+    """Download what is missing of the embedded Kafka and, if asked, of Spark's connectors; return the latter."""
     from music_pulse.embedded import jars
 
-    wanted = [jars.KAFKA_COORDINATES] + ([jars.SPARK_COORDINATES] if with_spark else [])
+    wanted: list[Sequence[str]] = [] if settings.kafka_bootstrap else [jars.KAFKA_COORDINATES]
+    if with_spark:
+        wanted.append(jars.SPARK_COORDINATES)
     found: list[Path] = []
     with ExitStack() as shown:
         reports: list[Report] = []
@@ -115,7 +118,9 @@ def run_trending(settings: Settings, metrics_port: int | None = None, *, dead_le
     from music_pulse.embedded.java import java_home
     from streaming.trending_job import run_trending as run_job
     from streaming.trending_metrics import TrendingMetrics
+    from streaming.trending_rules import TrendingRules
 
+    TrendingRules.from_settings(settings)  # what is wrong with them is told before anything is started
     stop = until_stopped()
     jars = fetch_jars(settings, with_spark=True)
     with broker(settings) as config, metrics_server(metrics_port) as registry:
@@ -143,9 +148,17 @@ def run_simulator(settings: Settings, rate: float, seconds: float | None = None,
 
     stop = until_stopped()
     story = Story(rate=rate, seed=seed)
-    with broker(settings) as config:
-        serializer = event_serializer(settings)
-        return simulate(config, settings.kafka_topic, serializer, story, invented_plays(seed), stop, until=seconds)
+    with broker(settings) as config, step("Simulating") as report:
+        return simulate(
+            config,
+            settings.kafka_topic,
+            event_serializer(settings),
+            story,
+            invented_plays(seed),
+            stop,
+            until=seconds,
+            progress=lambda sent: report(sent, None, f"events to topic {settings.kafka_topic}"),
+        )
 
 
 def run_replay(settings: Settings, path: Path, speed: float, user_name: str | None) -> tuple[int, int]:
@@ -153,6 +166,10 @@ def run_replay(settings: Settings, path: Path, speed: float, user_name: str | No
     from streaming.events import event_serializer
     from streaming.simulator import replay
 
+    try:
+        path.open("rb").close()  # before a broker is started for it
+    except OSError as error:
+        raise InputError(f"{path}: can't be read: {error.strerror}") from error
     stop = until_stopped()
     with broker(settings) as config, step("Replaying") as report:
         return replay(
@@ -195,15 +212,32 @@ def status(settings: Settings) -> None:
     with broker(settings) as config:
         lags = measure_lag(config, [sink_group(settings)], [settings.kafka_topic])
     table = Table("group", "topic", "partition", "committed", "end", "lag")
+    counted = processed(checkpoint(settings), settings.kafka_topic)
     for lag in lags:
         committed = "-" if lag.committed is None else f"{lag.committed:,}"
         table.add_row(
             lag.group, lag.partition.topic, str(lag.partition.number), committed, f"{lag.end:,}", f"{lag.events:,}"
         )
+    for lag in lags:
+        at = counted.get(lag.partition.number)
+        if at is not None:
+            behind = max(0, lag.end - at)
+            table.add_row(
+                "trending job", lag.partition.topic, str(lag.partition.number), f"{at:,}", f"{lag.end:,}", f"{behind:,}"
+            )
     console().print(table)
     with connect(settings.credentials("loader")) as connection:
         for line in health(connection):
             console().print(line)
+
+
+def processed(checkpoint: Path, topic: str) -> dict[int, int]:
+    """Return where the trending job reads on, by partition; it keeps its offsets itself, in its checkpoint."""
+    committed = max((int(path.name) for path in (checkpoint / "commits").glob("[0-9]*")), default=None)
+    if committed is None:
+        return {}
+    offsets = (checkpoint / "offsets" / str(committed)).read_text(encoding="utf-8").splitlines()[2]
+    return {int(partition): int(offset) for partition, offset in json.loads(offsets)[topic].items()}
 
 
 def health(connection: object) -> list[str]:
