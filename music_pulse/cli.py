@@ -128,7 +128,7 @@ def run(
     demo: Demo = False,
     full_refresh: Annotated[bool, typer.Option(help="Build every model anew.")] = False,
 ) -> None:
-    """Extract, build, test and export; then show what was heard.
+    """Extract, reconcile, build, test and export; then show what was heard.
 
     Without --user it takes a public user (PULSE_LISTENBRAINZ_USER) and, where ListenBrainz can't be reached, goes on
     with invented listens in a database of their own.
@@ -138,7 +138,8 @@ def run(
     with _warehouse(demo) as settings:
         try:
             landed = steps.land_synthetic(settings) if demo else steps.land_listenbrainz(settings, user, _epoch(since))
-            steps.finish(settings, landed, full_refresh=full_refresh)
+            reconciled = [] if demo else steps.reconcile_run(settings, user, _epoch(since))
+            steps.finish(settings, landed, reconciled, full_refresh=full_refresh)
             return
         except ExternalAPIError as error:
             if user or demo:
@@ -153,6 +154,24 @@ def run(
 def extract_listenbrainz(user: Users = None, since: Since = None) -> None:
     """Land what is new of ListenBrainz users."""
     from music_pulse import run as steps
+
+@app.command()
+def reconcile(
+    user: Users = None,
+    full: Annotated[bool, typer.Option("--full", help="Compare every window, even where the counts agree.")] = False,
+    confirm: Annotated[
+        bool, typer.Option("--confirm", help="Most of a history is gone at ListenBrainz, and it is meant.")
+    ] = False,
+) -> None:
+    """Compare with ListenBrainz: land what was added late, take out what is gone (docs/reconciliation.md).
+
+    Without --user it takes all that were ever read. The marts are built where something changed.
+    """
+    from music_pulse import run as steps
+
+    with _warehouse() as settings:
+        steps.finish_reconciliation(settings, steps.reconcile(settings, user, is_full=full, confirm=confirm))
+
 
     with _warehouse() as settings:
         landed = steps.land_listenbrainz(settings, user, _epoch(since))

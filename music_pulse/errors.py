@@ -74,6 +74,6 @@ class BuildError(PulseError):
 
 
 class ReconciliationError(PulseError):
-    """So much is gone at ListenBrainz that a person should confirm it."""
+    """A reconciliation that did not end: the API failed, or so much is gone that a person should confirm it."""
 
     exit_code = 7

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from extract.exports import Import
+    from extract.listenbrainz.reconcile import Reconciled
     from extract.pipeline import Landed
     from serving.export import Export
     from serving.queries import Summary
@@ -28,7 +29,9 @@ MAX_TABLE_ROWS = 1_000
 """`--format table` is for people; json and csv have no end."""
 
 
-def print_summary(settings: Settings, landed: Landed, exported: Export, out: Console) -> None:
+def print_summary(
+    settings: Settings, landed: Landed, exported: Export, out: Console, reconciled: Sequence[Reconciled] = ()
+) -> None:
     """Show what a run landed, what the warehouse holds and what was heard on the newest day."""
     from serving.queries import summary
 
@@ -48,6 +51,8 @@ def print_summary(settings: Settings, landed: Landed, exported: Export, out: Con
             else "."
         )
     )
+    for user in reconciled:
+        out.print(_reconciled_line(user), markup=False)
     out.print(f"Parquet  {exported.location} ({exported.written} files written, {exported.kept} unchanged)")
     out.print(f"Docs     pulse docs{demo}")
     out.print(f'Ask      pulse query{demo} "select * from marts.daily_top order by day desc, kind, rank limit 10"')
@@ -64,6 +69,33 @@ def _users_table(found: Summary) -> Any:
         for row, user in zip(rows, found.users, strict=True):
             row += [user.reported, user.held if user.reported is not None else None, user.difference]
     return table("The warehouse", columns, rows)
+
+
+def _reconciled_line(user: Reconciled) -> str:
+    if user.reported is None:
+        return f"{user.user_name} could not be compared with ListenBrainz."
+    changes = f"{user.landed.listens:,} listens were added there late, {user.tombstones:,} rows are gone there"
+    return (
+        f"ListenBrainz reports {user.reported:,} listens of {user.user_name}, {user.held:,} are held from it"
+        + (f": {changes}" if user.is_changed else "")
+        + (f" ({user.note})." if user.note else ".")
+    )
+
+
+def print_reconciled(reconciled: Sequence[Reconciled], out: Console) -> None:
+    """Show count beside count, and why some differ."""
+    columns = ["user", "ListenBrainz reports", "held from it", "difference", "landed late", "tombstoned"]
+    rows = [
+        [
+            user.user_name, user.reported, user.held, user.difference, user.landed.listens + user.landed.refused,
+            user.tombstones, user.windows, user.requests,
+        ]
+        for user in reconciled
+    ]  # fmt: skip
+    out.print(table("Reconciled", [*columns, "windows compared", "requests"], rows))
+    for user in reconciled:
+        if user.note:
+            out.print(f"{user.user_name}: {user.note}", markup=False)
 
 
 def _top_table(found: Summary) -> Any:

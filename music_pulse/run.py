@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from music_pulse.display import console, step
-from music_pulse.errors import BuildError, InputError
+from music_pulse.errors import BuildError, InputError, ReconciliationError
 from music_pulse.settings import Settings
 
 if TYPE_CHECKING:
     from extract.exports import Import
+    from extract.listenbrainz.reconcile import Reconciled
     from extract.pipeline import Landed
     from serving.export import Export
 
@@ -26,14 +27,56 @@ def land_listenbrainz(settings: Settings, users: Sequence[str] | None, since: in
     """Land what is new of `users` (default: the public user of the settings)."""
     from extract.listenbrainz import extract_listenbrainz
 
-    names = list(dict.fromkeys(users or [settings.listenbrainz_user]))
     with step("Reading ListenBrainz") as report:
         return extract_listenbrainz(
             settings,
-            names,
+            _names(settings, users),
             since=since,
             progress=lambda user, done, total: report(done, total, f"windows of {user}"),
         )
+
+
+def reconcile_run(settings: Settings, users: Sequence[str] | None, since: int | None) -> list[Reconciled]:
+    """Reconcile what a run has read; with `since` not all is meant to be held, so there is nothing to compare."""
+    return [] if since is not None else reconcile(settings, _names(settings, users))
+
+
+def reconcile(
+    settings: Settings, users: Sequence[str] | None, *, is_full: bool = False, confirm: bool = False
+) -> list[Reconciled]:
+    """Land what was added late, and tombstones for what is gone, of `users` (default: all that were ever read)."""
+    from extract.listenbrainz.reconcile import reconcile_listenbrainz
+
+    with step("Reconciling with ListenBrainz") as report:
+        return reconcile_listenbrainz(
+            settings,
+            users,
+            is_full=is_full,
+            confirm=confirm,
+            progress=lambda user, done: report(done, None, f"windows of {user}"),
+        )
+
+
+def finish_reconciliation(settings: Settings, reconciled: Sequence[Reconciled]) -> None:
+    """Build and export where something changed, and show the counts. Raises `ReconciliationError`."""
+    from music_pulse.printing import print_reconciled
+
+    if any(user.is_changed for user in reconciled):
+        build(settings)
+        export(settings)
+    print_reconciled(reconciled, console())
+    _raise_unless_reconciled(reconciled)
+
+
+def _names(settings: Settings, users: Sequence[str] | None) -> list[str]:
+    return list(dict.fromkeys(users or [settings.listenbrainz_user]))
+
+
+def _raise_unless_reconciled(reconciled: Sequence[Reconciled]) -> None:
+    errors = [user.error for user in reconciled if user.error]
+    if errors:
+        others = f" ({len(errors) - 1} more users were not reconciled)" if len(errors) > 1 else ""
+        raise ReconciliationError(f"{errors[0]}{others}")
 
 
 def land_synthetic(settings: Settings, *, listens: int = DEMO_LISTENS, seed: int = DEMO_SEED) -> Landed:
@@ -76,13 +119,18 @@ def export(settings: Settings, to: str | None = None) -> Export:
         return export_marts(settings, to, progress=report)
 
 
-def finish(settings: Settings, landed: Landed, *, full_refresh: bool = False) -> None:
-    """Build, export and show, after `landed`."""
+def finish(
+    settings: Settings, landed: Landed, reconciled: Sequence[Reconciled] = (), *, full_refresh: bool = False
+) -> None:
+    """Build, export and show, after `landed` and `reconciled`. Raises `ReconciliationError` at the end."""
     from music_pulse.printing import print_summary
 
+    for user in reconciled:
+        landed += user.landed
     build(settings, full_refresh=full_refresh)
     exported = export(settings)
-    print_summary(settings, landed, exported, console())
+    print_summary(settings, landed, exported, console(), reconciled)
+    _raise_unless_reconciled(reconciled)
 
 
 def build_docs(settings: Settings) -> Path:

@@ -79,6 +79,11 @@ class Reconciled:
         """How many more ListenBrainz reports than are held."""
         return None if self.reported is None else self.reported - self.held
 
+    @property
+    def is_changed(self) -> bool:
+        """Whether something was landed that the marts should show."""
+        return bool(self.landed.listens or self.landed.refused or self.tombstones)
+
 
 @dataclass
 class _Findings:
