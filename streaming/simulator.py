@@ -171,7 +171,7 @@ def replay(
     """Send a file of listens (JSON lines, plain or gzip) in the order of their times, `speed` times as fast.
 
     Times stay as they are, so each listen keeps its id: one that is landed already doubles nothing. Returns how many
-    were sent and how many are no listens. Raises `InputError`, `StreamError`.
+    were sent and how many are no listens. Raises `InputError` (also if none is a listen), `StreamError`.
     """
     if speed <= 0:
         raise InputError("--speed must be above 0")
@@ -197,6 +197,8 @@ def replay(
         _send(producer, serializer, events)
         sent, bad = sent + len(events), bad + len(refused)
         progress(sent)
+    if bad and not sent:
+        raise InputError(f"{path}: none of {bad:,} lines is a listen: a replay takes JSON lines in ListenBrainz form")
     return sent, bad
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,5 +56,9 @@ def session(name: str, *, java_home: Path, jars: Sequence[Path], folder: Path, m
     )
     for key, value in _OPTIONS.items():
         builder = builder.config(key, value)
+    on_interrupt = signal.getsignal(signal.SIGINT)
     started: SparkSession = builder.getOrCreate()
+    if threading.current_thread() is threading.main_thread():
+        # PySpark has put its own in place, which breaks off the batch in hand and whatever the caller does.
+        signal.signal(signal.SIGINT, on_interrupt)
     return started

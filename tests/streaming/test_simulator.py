@@ -132,6 +132,12 @@ def test_a_replay_that_is_stopped_tells_what_it_sent(config: KafkaConfig, topic:
     assert len(read_topic(config, topic)) == 1
 
 
+def test_a_file_of_something_else_is_told(config: KafkaConfig, topic: str, write: Write) -> None:
+    path = write(["# Title", "{}", "[1]"])
+    with pytest.raises(InputError, match="none of 3 lines is a listen"):
+        replay(config, topic, JsonSerializer(), path, threading.Event(), speed=1e9)
+
+
 def test_a_damaged_file_is_told_in_one_line(config: KafkaConfig, topic: str, write: Write) -> None:
     path = write([listen(int(START) + number) for number in range(1_000)])
     path.write_bytes(path.read_bytes()[:-100])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import signal
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,6 +35,11 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     session = spark_session.session("test", java_home=java_home(home), jars=[], folder=home / "tmp")
     yield session
     session.stop()
+
+
+def test_ctrl_c_stays_the_callers(spark: SparkSession) -> None:
+    assert spark.version
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def sent(*listens: dict[str, Any], at: float | None = None) -> list[Sent]:
