@@ -16,7 +16,7 @@ import dlt
 from extract.listenbrainz.client import Bounds, ListenBrainzClient
 from extract.listenbrainz.common import BATCH_WINDOWS, SOURCE, client_for, counts_table, verified_of
 from extract.listenbrainz.comparison import Verified, overlay
-from extract.listenbrainz.held import unknown_user
+from extract.listenbrainz.held import known_name, unknown_user
 from extract.listenbrainz.windows import Interval, merge, plan, subtract
 from extract.pipeline import RAW_CONTRACT, Landed, Landing, dlt_items, landing
 from extract.rows import RowBuilder
@@ -105,6 +105,8 @@ def _plan_user(
         bounds: Bounds = client.bounds(name)
     except UnknownUserError as error:
         raise unknown_user(target.connection, name, error) from None
+    if not bounds.latest_ts:  # no listen tells how the name is spelt
+        bounds = bounds._replace(user_name=known_name(target.connection, name) or name)
     count = client.listen_count(name)
     done = _intervals(target.state(SOURCE).get("intervals", {}).get(bounds.user_name))
     windows: list[Interval] = []

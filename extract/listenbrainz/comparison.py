@@ -7,7 +7,7 @@ rows held of a window, rows shown there -> what came late, what is gone
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import NamedTuple
@@ -24,6 +24,7 @@ FIRST_SECOND = 1
 """Nothing was listened to before; `min_ts` must not be negative."""
 
 _DAY_S = 86_400
+_NEVER_ENDS = 1 << 62
 
 
 class Verified(NamedTuple):
@@ -56,7 +57,7 @@ def verified_since(window: Interval, verified: Sequence[Verified]) -> int:
     """
     at, end = window
     oldest: int | None = None
-    for piece in verified[max(bisect_right(verified, (at, _BEYOND, 0)) - 1, 0) :]:
+    for piece in verified[max(bisect_right(verified, (at, _NEVER_ENDS, 0)) - 1, 0) :]:
         if piece.end <= at:
             continue
         if piece.start > at:
@@ -66,9 +67,6 @@ def verified_since(window: Interval, verified: Sequence[Verified]) -> int:
         if at >= end:
             return oldest
     return 0
-
-
-_BEYOND = 1 << 62
 
 
 def cut(times: Sequence[int], until: int, chance: Random, size: int = WINDOW_LISTENS) -> list[Interval]:
@@ -164,6 +162,8 @@ class Balance:
     """Those of `held` so new that the reported count, which is cached, may not have them yet."""
     unexplained: int = 0
     """The difference that was left when every window had been compared: ListenBrainz' own count is off by it."""
+    vanished: int = 0
+    """Listens that were held and that ListenBrainz does not show, less those shown instead in the same window."""
 
     @property
     def difference(self) -> int:
@@ -174,3 +174,16 @@ class Balance:
     def is_settled(self) -> bool:
         """Whether the counts give no reason to look further."""
         return self.difference in (0, self.unexplained) or 0 < -self.difference <= self.recent
+
+    def take(self, told: Comparison) -> None:
+        """Count in what a window told."""
+        self.held += told.added - told.lost
+        self.vanished += max(told.lost - told.added, 0)
+
+
+def until_settled(checks: Checks, balance: Balance) -> Iterator[Interval]:
+    """Yield windows to compare as long as there is reason to; `balance` takes in what each told, before the next."""
+    for place, window in enumerate(checks.windows):
+        if place >= checks.required and balance.is_settled:
+            return
+        yield window

@@ -22,7 +22,17 @@ import pyarrow as pa
 
 from extract.listenbrainz.client import ListenBrainzClient
 from extract.listenbrainz.common import BATCH_WINDOWS, SOURCE, client_for, counts_table, verified_of
-from extract.listenbrainz.comparison import Balance, Checks, Verified, compare, cut, order, overlay, verified_since
+from extract.listenbrainz.comparison import (
+    Balance,
+    Checks,
+    Verified,
+    compare,
+    cut,
+    order,
+    overlay,
+    until_settled,
+    verified_since,
+)
 from extract.listenbrainz.held import HeldListens, Row, Tally, known_name, known_users, unknown_user
 from extract.listenbrainz.windows import Interval
 from extract.pipeline import RAW_CONTRACT, Landed, Landing, dlt_items, landing
@@ -163,7 +173,6 @@ class _User:
     confirm: bool
     progress: Progress
     clock: Callable[[], float]
-    _lost: int = 0
 
     def reconcile(self, *, is_full: bool) -> None:
         """Compare, land and write down; raises `ExternalAPIError` and `ReconciliationError`."""
@@ -178,11 +187,9 @@ class _User:
         self._refuse_if_vanished(balance.held, max(balance.held - reported, 0))
         checks = self._checks(held, tally, balance, now, is_full=is_full)
         before, findings = balance.held, _Findings()
-        for place, window in enumerate(checks.windows):
-            if place >= checks.required and balance.is_settled:
-                break
+        for window in until_settled(checks, balance):
             self._compare(held, window, balance, findings)
-            self._refuse_if_vanished(before, self._lost)
+            self._refuse_if_vanished(before, balance.vanished)
             ended.windows += 1
             self.progress(ended.user_name, ended.windows)
             if len(findings.windows) == BATCH_WINDOWS:
@@ -250,8 +257,7 @@ class _User:
         told = compare({digest: row.listen for digest, row in rows.items()}, shown)
         findings.gone += [(rows[digest], "edited" if digest in told.edited else "deleted") for digest in told.gone]
         findings.windows.append(window)
-        balance.held += told.added - told.lost
-        self._lost += told.lost - min(told.added, told.lost)
+        balance.take(told)
 
     def _refuse_if_vanished(self, held: int, lost: int) -> None:
         """Don't take it for deleted when most of a history is not shown any more."""
