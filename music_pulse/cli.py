@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from music_pulse import __version__
-from music_pulse.errors import ExternalAPIError, InputError, PulseError, StoppedError
+from music_pulse.errors import ExternalAPIError, InputError, PulseError, StoppedError, UnknownUserError
 
 if TYPE_CHECKING:
     from music_pulse.settings import Settings
@@ -135,6 +135,8 @@ def run(
     """
     from music_pulse import run as steps
 
+    if demo and (user or since):
+        raise InputError("--demo invents its listens: it takes neither --user nor --since")
     with _warehouse(demo) as settings:
         try:
             landed = steps.land_synthetic(settings) if demo else steps.land_listenbrainz(settings, user, _epoch(since))
@@ -142,18 +144,16 @@ def run(
             steps.finish(settings, landed, reconciled, full_refresh=full_refresh)
             return
         except ExternalAPIError as error:
-            if user or demo:
+            if user or demo or isinstance(error, UnknownUserError):
                 raise
-            logger.warning("%s", error)
-    typer.echo("ListenBrainz can't be reached: going on with invented listens, in the database pulse_demo", err=True)
+            logger.debug("going on with invented listens", exc_info=True)
+            typer.echo(
+                f"ListenBrainz can't be reached: going on with invented listens, in the database pulse_demo ({error})",
+                err=True,
+            )
     with _warehouse(demo=True) as settings:
         steps.finish(settings, steps.land_synthetic(settings), full_refresh=full_refresh)
 
-
-@extract_app.command("listenbrainz")
-def extract_listenbrainz(user: Users = None, since: Since = None) -> None:
-    """Land what is new of ListenBrainz users."""
-    from music_pulse import run as steps
 
 @app.command()
 def reconcile(
@@ -172,6 +172,11 @@ def reconcile(
     with _warehouse() as settings:
         steps.finish_reconciliation(settings, steps.reconcile(settings, user, is_full=full, confirm=confirm))
 
+
+@extract_app.command("listenbrainz")
+def extract_listenbrainz(user: Users = None, since: Since = None) -> None:
+    """Land what is new of ListenBrainz users."""
+    from music_pulse import run as steps
 
     with _warehouse() as settings:
         landed = steps.land_listenbrainz(settings, user, _epoch(since))
@@ -204,7 +209,10 @@ def import_files(
         str | None, typer.Option("--format", "-f", help="Take all files as of this format; default: each is detected.")
     ] = None,
 ) -> None:
-    """Land listening histories: ListenBrainz, Spotify, Last.fm, Maloja, Koito (docs/importing.md)."""
+    """Land listening histories from files.
+
+    Of ListenBrainz, Spotify, Last.fm, Maloja and Koito: see docs/importing.md.
+    """
     from music_pulse import run as steps
 
     with _warehouse() as settings:
@@ -218,7 +226,7 @@ def import_files(
     add_help_option=False,
 )
 def dbt(context: typer.Context) -> None:
-    """Pass through to dbt, with the project, the profile and a running database. --demo comes first.
+    """Run dbt on a running database (--demo comes first).
 
     For example: pulse dbt build --select tracks+
     """
@@ -236,7 +244,7 @@ def export(
     to: Annotated[str | None, typer.Option(help="Folder or s3://bucket/prefix; default: PULSE_EXPORT_DIR.")] = None,
     demo: Demo = False,
 ) -> None:
-    """Write the marts as Parquet snapshots; only months that changed are written."""
+    """Write the marts as Parquet; only months that changed."""
     from music_pulse import run as steps
 
     with _warehouse(demo) as settings:
@@ -280,7 +288,10 @@ def live(
     seconds: Annotated[float | None, typer.Option(min=0, help="Stop by itself after so long.")] = None,
     demo: Demo = False,
 ) -> None:
-    """Start Postgres, Kafka, the trending job and the sink, and show what is trending until Ctrl-C."""
+    """Show what is trending now.
+
+    Starts Postgres, Kafka, the trending job and the sink, and stops them at Ctrl-C.
+    """
     from music_pulse.live import run_live
 
     with _warehouse(demo or simulate is not None) as settings:
@@ -305,7 +316,7 @@ def stream_trending(
 
 @stream_app.command("sink")
 def stream_sink(metrics_port: MetricsPort = None, demo: Demo = False) -> None:
-    """Land every event of the topic in raw.stream_listens until stopped."""
+    """Land every event in raw.stream_listens until stopped."""
     from music_pulse import streams
 
     with _warehouse(demo) as settings:
@@ -318,7 +329,10 @@ def stream_simulate(
     seconds: Annotated[float | None, typer.Option(min=0, help="Stop by itself after so long.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed tells the same story.")] = 1,
 ) -> None:
-    """Send invented listens, always to the demo's topic: a rising hit, a flooder, late and doubled events."""
+    """Send invented listens to the demo's topic.
+
+    Among them a rising hit, a flooder, late and doubled events.
+    """
     from music_pulse import streams
 
     with _warehouse(demo=True) as settings:
@@ -342,7 +356,7 @@ def stream_replay(
 
 @stream_app.command("status")
 def stream_status(demo: Demo = False) -> None:
-    """Show the lag of each group and partition, and how fresh what was landed is."""
+    """Show each group's lag, and how fresh what was landed is."""
     from music_pulse import streams
 
     with _warehouse(demo) as settings:
@@ -354,7 +368,10 @@ def up(
     kafka: Annotated[bool, typer.Option("--kafka", help="The embedded Kafka broker, too.")] = False,
     demo: Demo = False,
 ) -> None:
-    """Start the embedded Postgres and keep it up, for psql, plain dbt or a notebook."""
+    """Start the embedded Postgres and keep it up.
+
+    For psql, plain dbt or a notebook.
+    """
     from music_pulse import server
 
     settings = _settings(demo)
@@ -393,6 +410,8 @@ def _epoch(day: datetime | None) -> int | None:
         return None
     if day.year < 2002:
         raise InputError("--since: ListenBrainz holds nothing before 2002-10-01")
+    if day.replace(tzinfo=UTC) > datetime.now(UTC):
+        raise InputError(f"--since: {day:%Y-%m-%d} is in the future")
     return int(day.replace(tzinfo=UTC).timestamp())
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,10 +22,16 @@ _LOG_STEPS = 4
 
 
 def console() -> Console:
-    """Return a console on stdout, wide enough that tables aren't cut where nobody looks."""
+    """Return a console on stdout, wide enough that tables aren't folded where no terminal is."""
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 120)
+    return Console(highlight=False, soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 1_000)
+
+
+def command_name() -> str:
+    """Return how to type this command: `pulse` where the shell finds it, else the way it was typed."""
+    typed = sys.argv[0]
+    return typed if Path(typed).name == "pulse" and shutil.which("pulse") is None else "pulse"
 
 
 @contextmanager
@@ -68,7 +76,7 @@ def _log_report(name: str) -> Report:
         part = done * _LOG_STEPS // total if total else done // 250_000
         if part > last:
             last = part
-            logger.info("%s: %s%s %s", name, f"{done:,}", f" of {total:,}" if total else "", text)
+            logger.info("%s: %s%s%s", name, f"{done:,}", f" of {total:,}" if total else "", f" {text}" if text else "")
 
     return report
 

@@ -12,7 +12,7 @@ from math import isfinite
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from music_pulse.display import console, table
+from music_pulse.display import command_name, console, table
 from music_pulse.errors import InputError
 from music_pulse.settings import DEMO_DBNAME, Settings
 
@@ -36,7 +36,7 @@ def print_summary(
     from serving.queries import summary
 
     found = summary(settings)
-    demo = " --demo" if settings.postgres_dbname == DEMO_DBNAME else ""
+    command, demo = command_name(), " --demo" if settings.postgres_dbname == DEMO_DBNAME else ""
     out.print()
     out.print(_users_table(found))
     if found.newest_day is not None:
@@ -54,8 +54,8 @@ def print_summary(
     for user in reconciled:
         out.print(_reconciled_line(user), markup=False)
     out.print(f"Parquet  {exported.location} ({exported.written} files written, {exported.kept} unchanged)")
-    out.print(f"Docs     pulse docs{demo}")
-    out.print(f'Ask      pulse query{demo} "select * from marts.daily_top order by day desc, kind, rank limit 10"')
+    out.print(f"Docs     {command} docs{demo}")
+    out.print(f'Ask      {command} query{demo} "select * from marts.daily_top order by day desc, kind, rank limit 10"')
 
 
 def _users_table(found: Summary) -> Any:
@@ -170,4 +170,8 @@ def _print_table(columns: Sequence[str], rows: Iterator[Sequence[Any]]) -> None:
     out = console()
     out.print(table("", columns, shown))
     more = next(rows, None) is not None
-    out.print(f"the first {MAX_TABLE_ROWS:,} rows; --format csv shows all" if more else f"{len(shown):,} rows")
+    out.print(f"the first {MAX_TABLE_ROWS:,} rows; --format csv shows all" if more else _counted(len(shown)))
+
+
+def _counted(rows: int) -> str:
+    return f"{rows:,} row{'' if rows == 1 else 's'}"

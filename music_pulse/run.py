@@ -164,7 +164,10 @@ def show_import(done: Import) -> None:
     from music_pulse.printing import print_import
 
     out = console()
-    out.print(landed_line(done.landed))
+    if not done.files:
+        raise InputError("nothing to import: no listening history there")
+    if len(done.errors) < len(done.files):
+        out.print(landed_line(done.landed))
     print_import(done, out)
     if len(done.errors) == 1:
         raise InputError(done.errors[0])

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
+
 from music_pulse import stack
+from music_pulse.display import command_name
 from music_pulse.errors import ConfigurationError, PulseError
 from music_pulse.settings import Settings
 
@@ -15,12 +19,13 @@ def up(settings: Settings) -> str:
     postgres.keep_up(settings.home)
     with stack.warehouse(settings) as filled:
         path = stack.write_env_file(filled)
+        dbt = Path(command_name()).with_name("dbt")
         return (
             f"Postgres is up on {filled.postgres_host}:{filled.postgres_port}, "
             f"database {filled.postgres_dbname}\n"
-            f"For plain dbt or psql in this shell: . {path}\n"
-            f"Then, for example:                  dbt build --project-dir dbt_project --profiles-dir .\n"
-            f"Stop it with:                       pulse down"
+            f"For plain dbt or psql in this shell: . {shlex.quote(str(path))}\n"
+            f"Then, for example:                   {dbt} build --project-dir dbt_project --profiles-dir .\n"
+            f"Stop it with:                        {command_name()} down"
         )
 
 
@@ -58,10 +63,13 @@ def status(settings: Settings) -> str:
         from music_pulse.embedded.postgres import EmbeddedPostgres
 
         server = EmbeddedPostgres(settings.home)
-        if not server.is_running():
-            return "\n".join([*lines, "postgres  not running (commands start it when they need it)"])
-        endpoint = server.endpoint()
-        lines.append(f"postgres  up on {endpoint.host}:{endpoint.port}")
+        if server.is_running():
+            endpoint = server.endpoint()
+            lines.append(f"postgres  up on {endpoint.host}:{endpoint.port}")
+        else:
+            lines.append("postgres  not running (commands start it when they need it)")
+        if not server.data.exists():
+            return "\n".join([*lines, "listens   none yet"])
     return "\n".join([*lines, f"listens   {_held(settings)}"])
 
 
@@ -71,7 +79,7 @@ def _held(settings: Settings) -> str:
             from serving.queries import summary
 
             found = summary(filled)
-            return f"{found.listens:,} of {len(found.users):,} users, newest day {found.newest_day}"
+            return f"{found.listens:,} of {len(found.users):,} users, newest day {found.newest_day or 'none'}"
     except PulseError as error:
         return f"unknown: {error}"
 

@@ -133,6 +133,13 @@ class Settings(BaseSettings):
     def _absolute(cls, value: Path | None) -> Path | None:
         return value and value.expanduser().absolute()
 
+    @field_validator("postgres_dbname")
+    @classmethod
+    def _not_the_demo(cls, value: str) -> str:
+        if value == DEMO_DBNAME:
+            raise ValueError(f"{DEMO_DBNAME} holds invented listens only: unset it and add --demo")
+        return value
+
     @field_validator("listenbrainz_url")
     @classmethod
     def _http(cls, value: str) -> str:

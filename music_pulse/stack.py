@@ -73,22 +73,34 @@ def with_endpoint(settings: Settings, host: str, port: int, user: str, password:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """Return the variables that dbt's profiles.yml reads, with the transformer's login."""
+    """Return the variables that dbt's profiles.yml reads, with the transformer's login.
+
+    The database has a name apart from our setting's: in a shell with the demo's, `pulse` still means the real one.
+    """
     login = settings.credentials("transformer")
     return {
         "PULSE_POSTGRES_HOST": login.host,
         "PULSE_POSTGRES_PORT": str(login.port),
         "PULSE_POSTGRES_USER": login.user,
         "PULSE_POSTGRES_PASSWORD": login.password,
-        "PULSE_POSTGRES_DBNAME": login.dbname,
+        "PULSE_DBT_DBNAME": login.dbname,
         "PULSE_POSTGRES_SSLMODE": login.sslmode,
     }
 
 
 def write_env_file(settings: Settings) -> Path:
-    """Write `home/env`, to be sourced by who types dbt by hand; only its owner may read it."""
+    """Write `home/env`, to be sourced by who types dbt or psql by hand; only its owner may read it."""
     path = settings.home / "env"
-    lines = [f"export {name}={_quoted(value)}\n" for name, value in environment(settings).items()]
+    login = settings.credentials("transformer")
+    variables = environment(settings) | {
+        "PGHOST": login.host,
+        "PGPORT": str(login.port),
+        "PGUSER": login.user,
+        "PGPASSWORD": login.password,
+        "PGDATABASE": login.dbname,
+        "PGSSLMODE": login.sslmode,
+    }
+    lines = [f"export {name}={_quoted(value)}\n" for name, value in variables.items()]
     try:
         settings.home.mkdir(parents=True, exist_ok=True)
         _private_copy(path, "".join(lines)).replace(path)

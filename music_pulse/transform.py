@@ -30,7 +30,7 @@ import ctypes, sys
 if sys.platform == "linux":
     ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG: no build goes on without the one who holds its lock
 from dbt.cli.main import cli
-cli()
+cli(prog_name="pulse dbt")
 """
 
 _WRITING_COMMANDS = {"build", "clone", "retry", "run", "run-operation", "seed", "snapshot"}

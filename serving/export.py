@@ -342,3 +342,8 @@ def _one_line_errors(location: str) -> Iterator[None]:
         reason = "no space left" if error.errno == errno.ENOSPC else error.strerror or str(error)
         text = " ".join(str(reason).split())[:200]
         raise PulseError(f"export to {location} failed: {text} (the snapshot there is still the old one)") from error
+    except Exception as error:
+        if type(error).__module__.startswith("botocore."):  # no credentials, no such server, …
+            text = " ".join(str(error).split())[:200]
+            raise PulseError(f"export to {location} failed: {text}; check PULSE_S3_*") from error
+        raise

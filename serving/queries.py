@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 
 TOP = 5
 FETCH_ROWS = 2_000
+_WRITING = (
+    "alter", "begin", "call", "commit", "copy", "create", "delete", "do", "drop", "grant", "insert", "merge", "reset",
+    "revoke", "rollback", "set", "truncate", "update",
+)  # fmt: skip
 
 USERS = """
     select user_id, reported, held, difference, landed, refused, duplicates, skipped, listens
@@ -139,7 +144,19 @@ def stream_query(settings: Settings, sql: str) -> Iterator[tuple[list[str], Iter
                     raise InputError("query: the statement gives no rows")
                 yield [column.name for column in cursor.description], iter(cursor)
             except connection_errors() as error:
-                raise InputError(f"query: {_first_line(error)}") from error
+                raise InputError(f"query: {_explained(error, sql)}") from error
+
+
+def _explained(error: Exception, sql: str) -> str:
+    """Return what Postgres said; where its words would mislead, what to do."""
+    from psycopg import errors
+
+    word = re.match(r"[a-z]*", sql.strip().lower())
+    if isinstance(error, errors.SyntaxError) and word and word[0] in _WRITING:
+        return f"{word[0].upper()} isn't for here: it only reads (select, with, values, table, show, explain)"
+    if isinstance(error, (errors.UndefinedTable, errors.InvalidSchemaName)):
+        return f"{_first_line(error)}; `pulse dbt build` builds the marts"
+    return _first_line(error)
 
 
 def _cursor(connection: psycopg.Connection, sql: str) -> Any:

@@ -161,6 +161,7 @@ def test_queries_print_json_csv_and_tables(first_run: subprocess.CompletedProces
         ["Ann's", "40"],
     ]
     assert "Ann's" in pulse("query", sql).stdout
+    assert "\n1 row\n" in pulse("query", sql).stdout
     assert asked(pulse, "select 1 as a where false") == []
     refused = pulse("query", "delete from marts.tracks")
     assert refused.returncode == 2
@@ -181,7 +182,9 @@ def test_new_listens_come_with_the_next_run(
 def test_status_doctor_export_and_docs_work(
     first_run: subprocess.CompletedProcess[str], pulse: Pulse, home: Path
 ) -> None:
-    assert "not running" in pulse("status").stdout
+    shown = pulse("status").stdout
+    assert "not running" in shown
+    assert re.search(r"listens +1,5\d\d of 3 users", shown)
     healthy = pulse("doctor")
     assert healthy.returncode == 0, healthy.stdout
     assert "rob has 1,500 listens" in healthy.stdout
@@ -241,6 +244,46 @@ def test_an_explicit_user_and_an_unreachable_api_is_an_error_and_never_invented_
     assert not (tmp_path / "dlt" / "pulse_demo").exists()
 
 
+def test_a_mistyped_user_of_the_settings_is_an_error_and_never_invented_data(
+    api: ListenBrainzDouble, tmp_path: Path
+) -> None:
+    ended = runner(tmp_path, api)("run", PULSE_LISTENBRAINZ_USER="nobody-at-all")
+    assert ended.returncode == 4
+    assert "no user" in one_error_line(ended)
+    assert not (tmp_path / "dbt").exists()
+
+
+def test_the_demo_takes_nobodys_listens(api: ListenBrainzDouble, tmp_path: Path) -> None:
+    pulse = runner(tmp_path, api)
+    assert "neither --user nor --since" in one_error_line(pulse("run", "--demo", "--user", "rob"))
+    assert "--demo" in one_error_line(pulse("run", "--user", "rob", PULSE_POSTGRES_DBNAME="pulse_demo"))
+    assert "future" in one_error_line(pulse("run", "--since", "2999-01-01"))
+
+
+def test_a_shell_with_the_demos_dbt_login_still_lands_in_the_real_database(
+    api: ListenBrainzDouble, tmp_path: Path
+) -> None:
+    home = tmp_path / "a home"  # a space in it, too
+    home.mkdir()
+    pulse = runner(home, api)
+    try:
+        shown = pulse("up", "--demo").stdout
+        [source] = re.findall(r"\. ('.*env')", shown)
+        script = f"set -a; . {source}; env"
+        lines = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout.splitlines()
+        shell = dict(line.split("=", 1) for line in lines if line.startswith(("PULSE_POSTGRES_", "PULSE_DBT_", "PG")))
+        assert (shell["PULSE_DBT_DBNAME"], shell["PGDATABASE"]) == ("pulse_demo", "pulse_demo")
+        assert "database  pulse\n" in pulse("status", **shell).stdout
+        assert pulse("extract", "listenbrainz", "--user", "ann", **shell).returncode == 0
+        assert "0 of" not in pulse("query", "select 1", **shell).stdout
+        landed = pulse(
+            "dbt", "show", "--quiet", "--inline", "select count(*) as n from {{ source('batch', 'listens') }}"
+        )
+        assert re.search(r"\b4[01]\b", landed.stdout), landed.stdout
+    finally:
+        pulse("down")
+
+
 def test_without_a_user_and_an_api_invented_listens_go_to_a_database_of_their_own(
     api: ListenBrainzDouble, tmp_path: Path
 ) -> None:
@@ -269,6 +312,10 @@ def test_files_are_imported_once_and_refusals_are_one_line(api: ListenBrainzDoub
     nameless = pulse("import", str(plain))
     assert nameless.returncode == 2
     assert "--user NAME" in one_error_line(nameless)
+    (tmp_path / "nothing").mkdir()
+    nothing = pulse("import", str(tmp_path / "nothing"), "--user", "eve")
+    assert (nothing.returncode, nothing.stdout) == (2, "")
+    assert "nothing to import" in one_error_line(nothing)
     for bad in (tmp_path / "missing.jsonl", tmp_path / "bad.gz", tmp_path / "bad.zip"):
         if bad.suffix == ".gz":
             bad.write_bytes(packed.read_bytes()[:-40])
@@ -344,6 +391,7 @@ def test_help_is_complete(command: str, pulse: Pulse) -> None:
     ended = pulse(*command.split(), "--help")
     assert ended.returncode == 0
     assert "Usage:" in ended.stdout
+    assert not re.findall(r".*\w\.\.\.$", ended.stdout, re.MULTILINE), "cut off"
 
 
 BATCH_ONLY = """

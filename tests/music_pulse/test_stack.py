@@ -119,7 +119,7 @@ def test_dbt_gets_the_transformers_login(tmp_path: Path) -> None:
         "PULSE_POSTGRES_PORT": "25432",
         "PULSE_POSTGRES_USER": "pulse_transformer",
         "PULSE_POSTGRES_PASSWORD": settings.credentials("transformer").password,
-        "PULSE_POSTGRES_DBNAME": "pulse",
+        "PULSE_DBT_DBNAME": "pulse",
         "PULSE_POSTGRES_SSLMODE": "disable",
     }
 

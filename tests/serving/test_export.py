@@ -224,6 +224,16 @@ def test_the_same_snapshot_goes_to_s3(marts: Settings, s3: Any, tmp_path: Path) 
     assert_equals_database(marts, tmp_path / "copy")
 
 
+def test_no_s3_credentials_are_one_line(marts: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(PulseError, match="credentials; check PULSE_S3_"):
+        export_marts(marts, "s3://bucket/prefix")
+
+
 def test_a_wrong_s3_secret_is_one_line_without_the_secret(marts: Settings, s3: Any) -> None:
     with pytest.raises(PulseError) as caught:
         export_marts(with_s3(marts, s3, "wrong-secret"), "s3://pulse/elsewhere")

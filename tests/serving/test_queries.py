@@ -76,3 +76,12 @@ def test_what_is_not_one_reading_statement_is_refused_in_one_line(sql: str, mart
         ask(marts, sql)
     assert "\n" not in str(caught.value)
     assert query(marts, "select count(*) from marts.tracks") == before
+
+
+def test_a_refusal_says_what_to_do(marts: Settings) -> None:
+    with pytest.raises(InputError, match="DELETE isn't for here: it only reads"):
+        ask(marts, "delete from marts.tracks")
+    with pytest.raises(InputError, match='"marts.nothing" does not exist; `pulse dbt build`'):
+        ask(marts, "select * from marts.nothing")
+    with pytest.raises(InputError, match='syntax error at or near "selec"'):
+        ask(marts, "selec 1")
