@@ -137,6 +137,7 @@ def run(
 
     if demo and (user or since):
         raise InputError("--demo invents its listens: it takes neither --user nor --since")
+    landed = None
     with _warehouse(demo) as settings:
         try:
             landed = steps.land_synthetic(settings) if demo else steps.land_listenbrainz(settings, user, _epoch(since))
@@ -144,7 +145,7 @@ def run(
             steps.finish(settings, landed, reconciled, full_refresh=full_refresh)
             return
         except ExternalAPIError as error:
-            if user or demo or isinstance(error, UnknownUserError):
+            if user or demo or landed or isinstance(error, UnknownUserError):
                 raise
             logger.debug("going on with invented listens", exc_info=True)
             typer.echo(
