@@ -6,13 +6,13 @@ rows held of a window, rows shown there -> what came late, what is gone
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import NamedTuple
 
-from extract.listenbrainz.windows import Interval
+from extract.listenbrainz.windows import Interval, subtract
 
 WINDOW_LISTENS = 900
 """Held listens of a window, more or less: one page, with room for some that came late."""
@@ -69,14 +69,16 @@ def verified_since(window: Interval, verified: Sequence[Verified]) -> int:
     return 0
 
 
-def cut(times: Sequence[int], until: int, chance: Random, size: int = WINDOW_LISTENS) -> list[Interval]:
-    """Cut all seconds from the first to `until` into windows of about `size` of the sorted `times`, oldest first.
+def cut(
+    times: Sequence[int], until: int, chance: Random, size: int = WINDOW_LISTENS, *, start: int = FIRST_SECOND
+) -> list[Interval]:
+    """Cut all seconds from `start` to `until` into windows of about `size` of the sorted `times`, oldest first.
 
     The bounds differ from run to run, as `chance` has it: ListenBrainz caches a page of given bounds for an hour.
     """
     spread = max(size // 20, 1)
     windows: list[Interval] = []
-    start, place = FIRST_SECOND, 0
+    place = 0
     while len(times) - place > size + spread:
         place += chance.randint(max(size - spread, 1), size + spread)
         place = bisect_right(times, times[place - 1], lo=place - 1)  # a second stays whole
@@ -97,30 +99,51 @@ class Checks:
     required: int
 
 
-def order(
-    windows: Sequence[Interval],
+def stale(
     times: Sequence[int],
     verified: Sequence[Verified],
-    *,
-    stale_before: int,
-    few: int,
-) -> Checks:
-    """Put `windows` (oldest first) in the order in which they most likely differ from ListenBrainz.
+    before: int,
+    chance: Random,
+    size: int = WINDOW_LISTENS,
+) -> list[Interval]:
+    """Cut the seconds that were last compared before `before` (or never) into windows, the stalest first.
 
-    First `few` of those last verified before `stale_before`, the stalest first; then the newest ones; then the
-    others, stalest day first, newest first. Seconds without a listen before the first and after the last of
-    `times` don't make a window stale.
+    A window holds seconds of one day of comparing. Seconds before the first and after the last of `times` don't count.
     """
-    first, last = (times[0], times[-1] + 1) if times else (0, 0)
-    since = {
-        (start, end): verified_since((max(start, first), min(end, last)), verified) if times else 0
-        for start, end in windows
-    }
-    stale = sorted((window for window in windows if since[window] < stale_before), key=lambda w: (since[w], -w[0]))
-    required = stale[:few]
+    if not times:
+        return []
+    at, end = times[0], times[-1] + 1
+    pieces: list[Verified] = []
+    for piece in [*verified, Verified(end, end, 0)]:
+        for new in (
+            Verified(at, min(piece.start, end), 0),
+            Verified(max(at, piece.start), min(piece.end, end), piece.at),
+        ):
+            day = new.at // _DAY_S
+            if new.start >= new.end or new.at >= before:
+                continue
+            if pieces and (pieces[-1].end, pieces[-1].at) == (new.start, day):
+                pieces[-1] = pieces[-1]._replace(end=new.end)
+            else:
+                pieces.append(Verified(new.start, new.end, day))
+        at = max(at, piece.end)
+    windows = [
+        (day, window)
+        for start, stop, day in pieces
+        for window in cut(times[bisect_left(times, start) : bisect_left(times, stop)], stop, chance, size, start=start)
+    ]
+    return [window for _, window in sorted(windows, key=lambda aged: (aged[0], -aged[1][0]))]
+
+
+def order(windows: Sequence[Interval], required: Sequence[Interval], verified: Sequence[Verified]) -> Checks:
+    """Put `required` first, then `windows` (oldest first) as they most likely differ from ListenBrainz.
+
+    Those are the newest ones, and then the others: stalest day first, newest first. No second is asked for twice.
+    """
     newest = list(reversed(windows))[:NEWEST_WINDOWS]
-    others = sorted(windows, key=lambda w: (since[w] // _DAY_S, -w[0]))
-    return Checks(list(dict.fromkeys([*required, *newest, *others])), len(required))
+    others = sorted(windows, key=lambda window: (verified_since(window, verified) // _DAY_S, -window[0]))
+    rest = [piece for window in dict.fromkeys([*newest, *others]) for piece in subtract(window, required)]
+    return Checks([*required, *rest], len(required))
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from extract.listenbrainz.comparison import (
     cut,
     order,
     overlay,
+    stale,
     until_settled,
     verified_since,
 )
@@ -235,7 +236,8 @@ class _User:
         windows = cut(times, now + ALLOWED_SKEW_S + 1 + chance.randrange(3600), chance)
         if is_full:
             return Checks(windows[::-1], len(windows))
-        return order(windows, times, verified, stale_before=stale_before, few=self.settings.reconcile_windows)
+        required = stale(times, verified, stale_before, chance)[: self.settings.reconcile_windows]
+        return order(windows, required, verified)
 
     def _compare(self, held: HeldListens, window: Interval, balance: Balance, findings: _Findings) -> None:
         """Read one window and note what it tells."""

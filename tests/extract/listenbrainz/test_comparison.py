@@ -15,10 +15,12 @@ from extract.listenbrainz.comparison import (
     cut,
     order,
     overlay,
+    stale,
     until_settled,
     verified_since,
 )
 
+DAY = 86_400
 END = 2_000
 """Seconds of the small histories."""
 
@@ -65,21 +67,25 @@ class History:
         """Reconcile; return how many windows were compared."""
         times = sorted(second for second, _ in set(self.held.values()))
         windows = cut(times, END, self.chance, self.size)
-        checks = order(windows, times, self.verified, stale_before=now, few=few)
+        required = stale(times, self.verified, now * DAY, self.chance, self.size)[:few]
+        checks = order(windows, required, self.verified)
         if is_full:
             checks = Checks(windows, len(windows))
         balance = Balance(len(set(self.shown.values())), len(times))
         compared = 0
+        held_after = dict(self.held)
         for start, end in until_settled(checks, balance):
             held, shown = (
                 {row: key for row, key in rows.items() if start <= key[0] < end} for rows in (self.held, self.shown)
             )
             told = compare(held, shown)
             balance.take(told)
-            self.held = {row: key for row, key in self.held.items() if row not in told.gone}
-            self.held |= {row: shown[row] for row in told.late}
-            self.verified = overlay(self.verified, Verified(start, end, now))
+            # What is found is landed when the search has ended.
+            held_after = {row: key for row, key in held_after.items() if row not in told.gone}
+            held_after |= {row: shown[row] for row in told.late}
+            self.verified = overlay(self.verified, Verified(start, end, now * DAY))
             compared += 1
+        self.held = held_after
         assert balance.held == len(set(self.held.values()))
         return compared
 
@@ -102,11 +108,13 @@ def test_what_cancels_out_is_found_in_time_by_the_stalest_windows() -> None:
     for seed in range(300):
         history = History(Random(seed))
         history.reconcile(1, is_full=True)
-        history.add()
+        if not history.held:
+            continue
         history.delete()
-        rounds = len(history.held) // max(history.size - 1, 1) + 2
+        history.add((history.chance.choice([second for second, _ in history.held.values()]), 9))
+        rounds = -(-len(history.held) // max(history.size - 1, 1))
         for now in range(2, 2 + rounds):
-            history.reconcile(now, few=2)
+            history.reconcile(now, few=1)
         assert history.held == history.shown, seed
 
 
@@ -156,22 +164,27 @@ def test_a_window_is_as_stale_as_its_stalest_second(window: tuple[int, int], sin
     assert verified_since(window, verified) == since
 
 
-def test_the_stalest_come_first_then_the_newest_then_by_day() -> None:
-    day = 86_400
+def test_the_newest_come_first_then_the_stalest_days() -> None:
     windows = [(place * 10 + 1, place * 10 + 11) for place in range(8)]
-    times = [window[0] for window in windows]
     ages = [5, 2, 3, 1, 3, 5, 5, 5]
-    verified = [Verified(start, end, age * day) for (start, end), age in zip(windows, ages, strict=True)]
-    checks = order(windows, times, verified, stale_before=3 * day, few=1)
-    assert [windows.index(window) for window in checks.windows] == [3, 7, 6, 5, 1, 4, 2, 0]
-    assert checks.required == 1
-    assert order(windows, times, verified, stale_before=day, few=9).required == 0
-
-
-def test_seconds_before_the_first_and_after_the_last_listen_make_no_window_stale() -> None:
-    checks = order([(1, 1000)], [400, 500], [Verified(400, 501, 9)], stale_before=9, few=1)
+    verified = [Verified(start, end, age * DAY) for (start, end), age in zip(windows, ages, strict=True)]
+    checks = order(windows, [], verified)
+    assert [windows.index(window) for window in checks.windows] == [7, 6, 5, 3, 1, 4, 2, 0]
     assert checks.required == 0
-    assert order([(1, 1000)], [], [], stale_before=9, few=1).required == 1
+
+
+def test_no_second_is_asked_for_twice() -> None:
+    assert order([(1, 50), (50, 90)], [(45, 60)], []) == Checks([(45, 60), (60, 90), (1, 45)], 1)
+
+
+def test_stale_seconds_are_cut_by_the_day_they_were_compared() -> None:
+    times = list(range(100, 200, 10))
+    verified = [Verified(1, 125, 3 * DAY), Verified(140, 150, 2 * DAY + 1), Verified(150, 170, 2 * DAY)]
+    verified += [Verified(170, 180, 9 * DAY), Verified(180, 500, 4 * DAY)]
+    assert stale(times, verified, 5 * DAY, Random(1)) == [(125, 140), (140, 170), (100, 125), (180, 191)]
+    assert stale(times, [Verified(100, 191, 5 * DAY)], 5 * DAY, Random(1)) == []
+    assert stale(times, [], 5 * DAY, Random(1)) == [(100, 191)]
+    assert stale([], [], 5 * DAY, Random(1)) == []
 
 
 def test_rows_are_compared_by_payload_and_listens_by_key() -> None:
