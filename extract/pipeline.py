@@ -35,6 +35,7 @@ RAW_TABLES = ("listens", "quarantine", "listen_counts", "imported_files", "liste
 LANDING_LOCK = 7_310_241_001
 """Key of the advisory lock that lets one landing run at a time."""
 _CREATION_LOCK = 7_310_241_009
+_GC_THRESHOLD = 50_000
 
 RAW_CONTRACT: Any = {"tables": "evolve", "columns": "evolve", "data_type": "freeze"}
 """The Arrow schemas are the contract; `raw.sql` adds the columns that a new version of them has."""
@@ -128,9 +129,13 @@ def landing(settings: Settings, name: str) -> Iterator[Landing]:
         pipeline.drop()
         _forget_uncommitted(connection)
         pipeline.sync_destination()
+        thresholds = gc.get_threshold()
+        # Rows are values without cycles: to look through all of them again after each 700 new ones is in vain.
+        gc.set_threshold(_GC_THRESHOLD, *thresholds[1:])
         try:
             yield Landing(pipeline, connection)
         finally:
+            gc.set_threshold(*thresholds)
             _give_back_memory()
 
 

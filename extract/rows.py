@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from hashlib import md5
 from typing import Any
 
 import pyarrow as pa
 
-from music_pulse.identity import Identifier
-from music_pulse.listens import Listen, RefusedListen, escaped, from_json, to_json, validate
+from music_pulse.identity import Identifier, Identities, Track, md5
+from music_pulse.listens import Listen, RefusedListen, escaped, to_json, validate, validate_line
 
 BATCH_ROWS = 50_000
+MAX_LINE = 4 * 1024 * 1024
+"""Bytes; ListenBrainz takes listens of at most 10 kB, so a longer line is no listen."""
 MAX_PAYLOAD_CHARS = 1_000_000
 """A longer refused payload is kept cut: Postgres takes no text beyond 1 GB."""
 
@@ -113,23 +114,29 @@ class RowBuilder:
         """All records that were added and not known."""
         return self.landed + self.refused + self.passed_over + len(self)
 
-    def add_line(self, line: bytes, position: Position = None, *, is_cut: bool = False) -> None:
-        """Add a listen that is a line of JSON; one that is cut or can't be decoded is refused."""
-        digest = md5(line, usedforsecurity=False).digest()
-        if self.known and digest in self.known:
-            return
-        if is_cut:
-            self._refuse("longer than a listen can be", line, digest, position)
-            return
-        try:
-            valid = validate(from_json(line), now=self.clock(), user_name=self.user_name)
-        except RefusedListen as error:
-            self._refuse(str(error), line, digest, position)
-        except ValueError:
-            self._refuse("not JSON", line, digest, position)
-        else:
-            self._values += valid
-            self._hashes.append(digest)
+    def add_lines(self, lines: Iterable[bytes], first: int = 1, name: str | None = None) -> None:
+        """Add listens that are lines of JSON, blank ones aside; one that can't be decoded is refused.
+
+        `first` is the number of the first line in the file `name`.
+        """
+        now, known, user_name = self.clock(), self.known, self.user_name
+        values, hashes = self._values, self._hashes
+        for number, line in enumerate(lines, first):
+            if not line:
+                continue
+            digest = md5(line, usedforsecurity=False).digest()
+            if digest in known:
+                continue
+            try:
+                valid = validate_line(line, now=now, user_name=user_name)
+            except ValueError as error:
+                reason = str(error) if isinstance(error, RefusedListen) else "not JSON"
+                if len(line) > MAX_LINE:
+                    reason = "longer than a listen can be"
+                self._refuse(reason, line, digest, (name, number) if name else None)
+            else:
+                values += valid
+                hashes.append(digest)
 
     def add(self, listen: Any, position: Position = None) -> None:
         """Add a decoded listen."""
@@ -202,16 +209,24 @@ def listens_table(
     complete = {
         "played_ms": pa.nulls(count, pa.int64()),
         **columns,
+        **_track_columns(ids),
         "listen_id": ids.listen_ids,
-        "artist_id": ids.artist_ids,
-        "track_id": ids.track_ids,
-        "artist_key": ids.artist_keys,
-        "track_key": ids.track_keys,
         "source": pa.repeat(source, count),
         "origin": pa.repeat(pa.scalar(origin, pa.string()), count),
         "payload_hash": hashes,
     }
     return pa.table([complete[name] for name in LISTENS_SCHEMA.names], schema=LISTENS_SCHEMA)
+
+
+def _track_columns(ids: Identities) -> dict[str, pa.Array]:
+    """Make the columns that listens of one track share, each distinct value once."""
+    tracks = pa.array(ids.numbers, pa.int32()).dictionary_encode()
+    distinct = [ids.tracks[number] for number in tracks.dictionary.to_pylist()]
+    return {
+        name: pa.array([track[place] for track in distinct], LISTENS_SCHEMA.field(name).type).take(tracks.indices)
+        for place, name in enumerate(Track._fields)
+        if name in LISTENS_SCHEMA.names
+    }
 
 
 def timestamps(seconds: Any) -> pa.Array:

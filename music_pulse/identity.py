@@ -12,9 +12,13 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import md5
 from typing import NamedTuple
 from uuid import UUID
+
+try:  # CPython's own: for a text as short as these, OpenSSL's takes twice as long
+    from _md5 import md5 as md5  # type: ignore[import-not-found, unused-ignore]
+except ImportError:
+    from hashlib import md5 as md5
 
 SEPARATOR = "\x1f"
 
@@ -46,12 +50,15 @@ def _digest(*parts: str) -> UUID:
 
 
 def _md5(data: bytes) -> bytes:
-    return md5(data, usedforsecurity=False).digest()
+    digest: bytes = md5(data, usedforsecurity=False).digest()
+    return digest
 
 
 class Track(NamedTuple):
     """What all listens of one (artist_name, track_name) share; ids as 16 bytes."""
 
+    artist_name: str
+    track_name: str
     artist_id: bytes
     track_id: bytes
     artist_key: str
@@ -65,20 +72,42 @@ class Identities:
     """The ids (16 bytes each) and keys of a batch of listens, row by row."""
 
     listen_ids: list[bytes]
-    artist_ids: list[bytes]
-    track_ids: list[bytes]
-    artist_keys: list[str]
-    track_keys: list[str]
+    numbers: list[int]
+    """The track of a listen, as its place in `tracks`."""
+    tracks: list[Track]
+
+    @property
+    def artist_ids(self) -> list[bytes]:
+        """One for each listen."""
+        return [self.tracks[number].artist_id for number in self.numbers]
+
+    @property
+    def track_ids(self) -> list[bytes]:
+        """One for each listen."""
+        return [self.tracks[number].track_id for number in self.numbers]
+
+    @property
+    def artist_keys(self) -> list[str]:
+        """One for each listen."""
+        return [self.tracks[number].artist_key for number in self.numbers]
+
+    @property
+    def track_keys(self) -> list[str]:
+        """One for each listen."""
+        return [self.tracks[number].track_key for number in self.numbers]
 
 
-class _Tracks(dict[tuple[str, str], Track]):
-    """(artist_name, track_name) -> Track, computed when first asked for; bounded."""
+class _Numbers(dict[tuple[str, str], int]):
+    """(artist_name, track_name) -> its place in `tracks`, which grows when one is first asked for."""
 
-    def __missing__(self, names: tuple[str, str]) -> Track:
-        if len(self) >= _CACHE_SIZE:
-            self.clear()
-        track = self[names] = _track(*names)
-        return track
+    def __init__(self) -> None:
+        super().__init__()
+        self.tracks: list[Track] = []
+
+    def __missing__(self, names: tuple[str, str]) -> int:
+        number = self[names] = len(self.tracks)
+        self.tracks.append(_track(*names))
+        return number
 
 
 class _Users(dict[str, bytes]):
@@ -98,12 +127,8 @@ class Identifier:
     """
 
     def __init__(self) -> None:
-        self._tracks = _Tracks()
+        self._numbers = _Numbers()
         self._users = _Users()
-
-    def track(self, artist_name: str, track_name: str) -> Track:
-        """Return the part of an identity that doesn't depend on the listen."""
-        return self._tracks[artist_name, track_name]
 
     def identify(
         self,
@@ -113,25 +138,24 @@ class Identifier:
         track_names: Sequence[str],
     ) -> Identities:
         """Compute the identities of listens given as four columns of one length."""
-        known, users = self._tracks, self._users
-        tracks = [known[names] for names in zip(artist_names, track_names, strict=True)]
+        if len(self._numbers) >= _CACHE_SIZE:
+            self._numbers = _Numbers()
+        known, users = self._numbers, self._users
+        numbers = [known[names] for names in zip(artist_names, track_names, strict=True)]
+        tracks = known.tracks
         listens = [
-            md5(users[user] + b"%d" % second + track.suffix, usedforsecurity=False).digest()
-            for user, second, track in zip(user_names, listened_at, tracks, strict=True)
+            md5(users[user] + b"%d" % second + tracks[number].suffix, usedforsecurity=False).digest()
+            for user, second, number in zip(user_names, listened_at, numbers, strict=True)
         ]
-        return Identities(
-            listen_ids=listens,
-            artist_ids=[track.artist_id for track in tracks],
-            track_ids=[track.track_id for track in tracks],
-            artist_keys=[track.artist_key for track in tracks],
-            track_keys=[track.track_key for track in tracks],
-        )
+        return Identities(listens, numbers, tracks)
 
 
 def _track(artist_name: str, track_name: str) -> Track:
     artist_key, track_key = key(artist_name), key(track_name)
     pair = artist_key + SEPARATOR + track_key
     return Track(
+        artist_name=artist_name,
+        track_name=track_name,
         artist_id=_md5(artist_key.encode()),
         track_id=_md5(pair.encode()),
         artist_key=artist_key,

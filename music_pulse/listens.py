@@ -14,6 +14,7 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import msgspec
 import orjson
 
 MIN_LISTENED_AT = 1_033_430_400
@@ -73,6 +74,42 @@ class Listen(NamedTuple):
     inserted_at: float | None
 
 
+class _Metadata(msgspec.Struct, gc=False):
+    """`track_metadata`, its values as they came."""
+
+    artist_name: Any = None
+    track_name: Any = None
+    release_name: Any = None
+    recording_msid: Any = None
+    additional_info: dict[str, Any] | None = None
+    mbid_mapping: dict[str, Any] | None = None
+
+
+class _Listen(msgspec.Struct, gc=False):
+    """A listen in ListenBrainz form, its values as they came."""
+
+    track_metadata: _Metadata
+    listened_at: Any = None
+    user_name: Any = None
+    recording_msid: Any = None
+    inserted_at: Any = None
+
+
+_decode_listen = msgspec.json.Decoder(_Listen).decode
+
+
+def validate_line(line: bytes, *, now: float, user_name: str | None = None) -> Listen:
+    """Read one listen in JSON, as `validate(from_json(line))` does, in half the time.
+
+    Raises `RefusedListen`, and `ValueError` for what is no JSON.
+    """
+    try:
+        listen = _decode_listen(line)
+    except (ValueError, RecursionError):  # of another shape, or beyond this decoder
+        return validate(from_json(line), now=now, user_name=user_name)
+    return _valid(listen, now, user_name)
+
+
 def validate(listen: Any, *, now: float, user_name: str | None = None) -> Listen:
     """Read one decoded listen; `user_name` stands in where the listen names none.
 
@@ -83,38 +120,53 @@ def validate(listen: Any, *, now: float, user_name: str | None = None) -> Listen
     metadata = listen.get("track_metadata")
     if type(metadata) is not dict:
         raise RefusedListen("track_metadata is missing")
-    info = metadata.get("additional_info")
-    if type(info) is not dict:
-        info = {} if info is None else {"additional_info": info}
-    mapping = metadata.get("mbid_mapping")
-    if type(mapping) is not dict:
-        mapping = None
-    listened_at = listen.get("listened_at")
+    info, mapping = metadata.get("additional_info"), metadata.get("mbid_mapping")
+    if info is not None and type(info) is not dict:
+        info = {"additional_info": info}
+    shaped = _Metadata(
+        metadata.get("artist_name"),
+        metadata.get("track_name"),
+        metadata.get("release_name"),
+        metadata.get("recording_msid"),
+        info,
+        mapping if type(mapping) is dict else None,
+    )
+    others = (listen.get(name) for name in ("listened_at", "user_name", "recording_msid", "inserted_at"))
+    return _valid(_Listen(shaped, *others), now, user_name)
+
+
+def _valid(listen: _Listen, now: float, user_name: str | None) -> Listen:
+    # Most names were looked at before; what is done for every listen of millions is done without a call.
+    metadata = listen.track_metadata
+    listened_at = listen.listened_at
     if type(listened_at) is not int or not MIN_LISTENED_AT <= listened_at < now:
         listened_at = _listened_at(listened_at, now)
-    # Most names were looked at before; what is done for every listen of millions is done without a call.
-    user = listen.get("user_name") or user_name
+    user = listen.user_name or user_name
     if type(user) is not str or user not in _good_names or len(user) > MAX_USER_NAME:
         user = _user_name(user)
-    artist = metadata.get("artist_name")
+    artist = metadata.artist_name
     if type(artist) is not str or artist not in _good_names:
         artist = _name(artist, "artist_name")
-    track = metadata.get("track_name")
+    track = metadata.track_name
     if type(track) is not str or track not in _good_names:
         track = _name(track, "track_name")
-    album = metadata.get("release_name")
+    album = metadata.release_name
     if album is not None and (type(album) is not str or album not in _good_names):
         album = _album(album)
-    msid = listen.get("recording_msid") or metadata.get("recording_msid")
-    mbid = release_mbid = artist_mbids = duration = client = rest = None
+    info, mapping, inserted_at = metadata.additional_info or {}, metadata.mbid_mapping, listen.inserted_at
+    msid = listen.recording_msid or metadata.recording_msid
+    duration = mbid = release_mbid = artist_mbids = client = rest = None
     if info:
-        msid = msid or info.get("recording_msid")
-        duration = _duration_ms(info)
-        client = info.get("submission_client")
-        rest = None if info.keys() <= _TYPED_INFO else to_json(info)
-    if mapping or len(info) > 1 or "duration_ms" not in info:
-        mbid, release_mbid, artist_mbids = _mbids(info, mapping)
-    inserted_at = listen.get("inserted_at")
+        duration = info.get("duration_ms")
+        if type(duration) is not int or not 0 < duration <= MAX_DURATION_MS:
+            duration = _duration_ms(info)
+        if len(info) > 1 or "duration_ms" not in info:
+            msid = msid or info.get("recording_msid")
+            client = info.get("submission_client")
+            rest = None if info.keys() <= _TYPED_INFO else to_json(info)
+            mbid, release_mbid, artist_mbids = _mbids(info, mapping or {})
+    if mapping and mbid is None and release_mbid is None and artist_mbids is None:
+        mbid, release_mbid, artist_mbids = _mbids({}, mapping)
     return tuple.__new__(
         Listen,
         (
@@ -136,9 +188,8 @@ def validate(listen: Any, *, now: float, user_name: str | None = None) -> Listen
     )
 
 
-def _mbids(info: Mapping[str, Any], mapping: Mapping[str, Any] | None) -> tuple[bytes | None, bytes | None, str | None]:
+def _mbids(info: Mapping[str, Any], mapped: Mapping[str, Any]) -> tuple[bytes | None, bytes | None, str | None]:
     """Return recording, release and (as JSON) artist MBIDs: what was submitted, else what was mapped."""
-    mapped = mapping or {}
     recording = info.get("recording_mbid") or mapped.get("recording_mbid")
     release = info.get("release_mbid") or mapped.get("release_mbid")
     artists = info.get("artist_mbids") or mapped.get("artist_mbids")
@@ -165,13 +216,15 @@ def to_json(value: Any) -> str:
 
 
 def from_json(text: bytes | str) -> Any:
-    """Decode JSON; also what orjson refuses and ListenBrainz sends (lone surrogates, huge integers).
+    """Decode JSON; also what msgspec refuses and ListenBrainz sends (lone surrogates, huge numbers).
 
     Raises `ValueError`.
     """
     try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
+        return msgspec.json.decode(text)
+    except RecursionError:
+        return orjson.loads(text)  # goes deeper
+    except ValueError:
         import json
 
         try:

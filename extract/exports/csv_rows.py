@@ -8,7 +8,8 @@ from io import StringIO
 from itertools import chain, islice
 from typing import IO
 
-from extract.exports.files import MAX_LINE, without_bom
+from extract.exports.files import without_bom
+from extract.rows import MAX_LINE
 from music_pulse.errors import InputError
 
 _CHUNK = 1 << 20

@@ -11,15 +11,13 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import sha256
+from hashlib import blake2b
 from pathlib import Path, PurePath
 from typing import IO, Any
 
+from extract.rows import MAX_LINE
 from music_pulse.errors import ConfigurationError, InputError
 from music_pulse.settings import Settings
-
-MAX_LINE = 4 * 1024 * 1024
-"""Bytes; ListenBrainz takes listens of at most 10 kB, so a longer line is no listen."""
 
 MAX_RATIO = 200
 """How many times its packed size a file may unpack to: real histories reach 40, deflate itself 1,032."""
@@ -126,8 +124,8 @@ def _filesystem(settings: Settings, location: str) -> Any:
 
 
 def content_hash(path: Path) -> str:
-    """Return the sha256 of a file, in hexadecimal. Raises `InputError`."""
-    digest = sha256()
+    """Return the BLAKE2b hash (256 bits) of a file, in hexadecimal. Raises `InputError`."""
+    digest = blake2b(digest_size=32)
     with reading(path), path.open("rb") as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
@@ -205,24 +203,26 @@ class Unpacked:
         return data
 
 
-def lines(file: IO[bytes]) -> Iterator[tuple[bytes, int, bool]]:
-    """Yield the lines that aren't blank, in bounded memory.
+def lines(file: IO[bytes]) -> Iterator[list[bytes]]:
+    """Yield lines, many at a time, in bounded memory; without white space around them, blank ones as empty.
 
-    As (line without its end, number from 1, whether it was longer than `MAX_LINE` and is cut).
+    One that is longer than `MAX_LINE` is cut, and so longer than `MAX_LINE` still.
     """
-    number = 0
-    while data := file.readline(MAX_LINE + 1):
-        number += 1
-        is_cut = False
-        if len(data) > MAX_LINE and not data.endswith(b"\n"):
-            is_cut = True
-            while (rest := file.readline(MAX_LINE + 1)) and not rest.endswith(b"\n"):
-                pass
-        if number == 1:
-            data = without_bom(data)
-        data = data.strip()
-        if data:
-            yield data, number, is_cut
+    data = without_bom(file.read(_CHUNK))
+    while more := file.read(_CHUNK):
+        end = data.rfind(b"\n") + 1
+        if end:
+            yield _split(data[: end - 1])
+            data = data[end:]
+        elif len(data) > MAX_LINE:
+            data = data[: MAX_LINE + 1]
+        data += more
+    yield _split(data)
+
+
+def _split(data: bytes) -> list[bytes]:
+    found = [line.strip() for line in data.split(b"\n")]
+    return found if len(data) <= MAX_LINE else [line[: MAX_LINE + 1] for line in found]
 
 
 def without_bom(data: bytes) -> bytes:

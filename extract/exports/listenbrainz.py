@@ -16,10 +16,11 @@ from extract.rows import RowBuilder
 
 
 def _read(file: IO[bytes], name: str, builder: RowBuilder) -> Iterator[None]:
-    for line, number, is_cut in lines(file):
-        builder.add_line(line, (name, number), is_cut=is_cut)
-        if builder.is_full:
-            yield
+    first = 1
+    for found in lines(file):
+        builder.add_lines(found, first, name)
+        first += len(found)
+        yield
 
 
 def _recognises(head: Head) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from hashlib import md5
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -14,6 +13,7 @@ import pyarrow as pa
 from extract.exports.records import Records
 from extract.rows import LISTENS_SCHEMA, RowBuilder, listens_table, timestamps
 from music_pulse.errors import InputError
+from music_pulse.identity import md5
 from music_pulse.listens import MAX_DURATION_MS, MIN_LISTENED_AT, RefusedListen, uuid_bytes, validate
 
 _EPOCH = datetime(1970, 1, 1)

@@ -88,8 +88,8 @@ def _units_of_zip(name: str, path: Path, format: Format | None) -> list[Unit | R
         unit_name = name if found.is_one_archive else part.name
         known = units.get(unit_name)
         parts = (*known.parts, part) if known else (part,)
-        own_hash = digest if found.is_one_archive else hashlib.sha256(f"{digest}/{part.name}".encode()).hexdigest()
-        units[unit_name] = Unit(unit_name, own_hash, found, parts)
+        part_hash = hashlib.blake2b(f"{digest}/{part.name}".encode(), digest_size=32).hexdigest()
+        units[unit_name] = Unit(unit_name, digest if found.is_one_archive else part_hash, found, parts)
     return [*units.values(), *refused]
 
 

@@ -31,7 +31,7 @@ def builder(**fields: Any) -> RowBuilder:
 
 def test_a_line_becomes_a_row_with_its_ids() -> None:
     collected = builder(origin="file")
-    collected.add_line(LINE)
+    collected.add_lines([LINE])
     taken = collected.take()
     assert taken.quarantine.num_rows == 0
     [row] = taken.listens.to_pylist()
@@ -77,7 +77,7 @@ def test_a_line_becomes_a_row_with_its_ids() -> None:
 )
 def test_a_refused_line_is_kept_with_its_reason(line: bytes, reason: str, payload: str) -> None:
     collected = builder(origin="file", user_name="ann")
-    collected.add_line(line, ("listens.jsonl", 7))
+    collected.add_lines([line], 7, "listens.jsonl")
     taken = collected.take()
     assert taken.listens.num_rows == 0
     assert taken.quarantine.schema == QUARANTINE_SCHEMA
@@ -95,9 +95,10 @@ def test_a_refused_line_is_kept_with_its_reason(line: bytes, reason: str, payloa
     ]
 
 
-def test_a_line_that_was_cut_is_refused_even_if_it_decodes() -> None:
+def test_a_line_that_was_cut_is_refused_as_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "MAX_LINE", 50)
     collected = builder()
-    collected.add_line(LINE, is_cut=True)
+    collected.add_lines([LINE[:51]])
     [refused] = collected.take().quarantine.to_pylist()
     assert (refused["reason"], refused["position"]) == ("longer than a listen can be", None)
 
@@ -105,7 +106,7 @@ def test_a_line_that_was_cut_is_refused_even_if_it_decodes() -> None:
 def test_a_refused_payload_is_cut_at_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "MAX_PAYLOAD_CHARS", 10)
     collected = builder()
-    collected.add_line(b"\x00" * 100)
+    collected.add_lines([b"\x00" * 100])
     [refused] = collected.take().quarantine.to_pylist()
     assert refused["payload"] == r"\u0000\u00"
     assert refused["payload_hash"] == md5(b"\x00" * 100).digest()
@@ -129,11 +130,11 @@ def test_a_decoded_listen_that_is_refused_is_kept_as_json() -> None:
 
 def test_known_records_are_passed_over() -> None:
     collected = builder(known=frozenset({md5(LINE).digest(), md5(b"{").digest(), md5(to_json(GOOD).encode()).digest()}))
-    collected.add_line(LINE)
-    collected.add_line(b"{")
+    collected.add_lines([LINE])
+    collected.add_lines([b"{"])
     collected.add(GOOD)
     assert len(collected) == 0
-    collected.add_line(LINE + b" ")
+    collected.add_lines([LINE + b" "])
     assert len(collected) == 1
 
 
@@ -142,7 +143,7 @@ def test_a_builder_is_full_after_a_batch_and_starts_anew(monkeypatch: pytest.Mon
     collected = builder()
     seen = []
     for line in (LINE, b"{", LINE, LINE):
-        collected.add_line(line)
+        collected.add_lines([line])
         if collected.is_full:
             seen.append(collected.take())
     seen.append(collected.take())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from music_pulse import listens
-from music_pulse.listens import Listen, RefusedListen, escaped, from_json, to_json, uuid_bytes, validate
+from music_pulse.listens import Listen, RefusedListen, escaped, from_json, to_json, uuid_bytes, validate, validate_line
 
 NOW = 1_700_000_000.5
 MSID = "0123abcd-0000-4000-8000-00000000ffff"
@@ -295,7 +296,7 @@ def test_what_is_not_json_is_a_value_error(text: bytes | str) -> None:
     ("text", "value"),
     [
         (b'{"a": "\\ud800"}', {"a": "\ud800"}),
-        (b"[123456789012345678901234567890]", [123456789012345678901234567890.0]),
+        (b"[123456789012345678901234567890]", [123456789012345678901234567890]),
         ('"\\u0000"', "\0"),
     ],
 )
@@ -345,3 +346,56 @@ def test_remembered_names_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(10):
         assert read(metadata={"track_name": f"track {number}"}).track_name == f"track {number}"
         assert len(listens._good_names) <= 3
+
+
+def sent_with_names(listen: Any) -> Any:
+    """Give a listen what it can't be kept without."""
+    metadata = listen["track_metadata"] if isinstance(listen["track_metadata"], dict) else {}
+    names = {"artist_name": "Björk", "track_name": "Jóga", "release_name": "Homogenic"}
+    return {**listen, "user_name": "rob", "listened_at": 1_600_000_000, "track_metadata": {**metadata, **names}}
+
+
+def outcome(listen: Any) -> Listen | str:
+    """Read a decoded listen, or say why it is refused."""
+    try:
+        return validate(listen, now=NOW, user_name="ann")
+    except RefusedListen as error:
+        return str(error)
+
+
+def outcome_of_line(line: bytes) -> Listen | str:
+    try:
+        return validate_line(line, now=NOW, user_name="ann")
+    except RefusedListen as error:
+        return str(error)
+
+
+VALUES = JSON | st.sampled_from([1_600_000_000, 1_600_000_000.5, "1600000000", "Björk", MSID, MBID, 0, ""])
+INFO = st.dictionaries(
+    st.sampled_from(["duration_ms", "duration", "recording_mbid", "artist_mbids", "recording_msid", "tags"]), VALUES
+)
+METADATA = st.fixed_dictionaries(
+    {},
+    optional={
+        **dict.fromkeys(("artist_name", "track_name", "release_name", "recording_msid"), VALUES),
+        "additional_info": INFO | VALUES,
+        "mbid_mapping": INFO | VALUES,
+    },
+)
+LISTENS = st.fixed_dictionaries(
+    {"listened_at": st.just(1_600_000_000) | VALUES, "track_metadata": METADATA | VALUES},
+    optional=dict.fromkeys(("user_name", "recording_msid", "inserted_at", "other"), VALUES),
+)
+
+
+@given(LISTENS)
+def test_a_line_is_read_as_its_decoded_listen_is(listen: Any) -> None:
+    line = json.dumps(listen).encode()
+    assert outcome_of_line(line) == outcome(from_json(line))
+
+
+@given(LISTENS.map(sent_with_names))
+def test_a_line_that_is_kept_is_read_as_its_decoded_listen_is(listen: Any) -> None:
+    line = json.dumps(listen).encode()
+    assert isinstance(outcome_of_line(line), Listen)
+    assert outcome_of_line(line) == outcome(from_json(line))

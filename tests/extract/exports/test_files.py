@@ -16,15 +16,26 @@ def found(*locations: str | Path) -> list[str]:
     return [file.location for file in find_files(Settings(_env_file=None), [str(item) for item in locations])]
 
 
-def test_lines_come_without_their_ends_blank_ones_left_out_and_numbered() -> None:
+def test_lines_come_without_their_ends_and_blank_ones_keep_their_place() -> None:
     text = b"\xef\xbb\xbfone\r\n\n  \ntwo\nthree"
-    assert list(files.lines(BytesIO(text))) == [(b"one", 1, False), (b"two", 4, False), (b"three", 5, False)]
+    assert list(files.lines(BytesIO(text))) == [[b"one", b"", b"", b"two", b"three"]]
 
 
-def test_a_line_beyond_the_limit_is_cut_and_the_next_one_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("chunk", [3, 4, 7, 100])
+def test_lines_are_the_same_however_they_are_read(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_CHUNK", chunk)
+    text = b"\xef\xbb\xbfone\n\ntwo \r\n" + "drei é".encode() + b"\n"
+    found = [line for many in files.lines(BytesIO(text)) for line in many]
+    assert found == [b"one", b"", b"two", "drei é".encode(), b""]
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 1000])
+def test_a_line_beyond_the_limit_is_cut_and_the_next_one_is_whole(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "MAX_LINE", 10)
-    lines = list(files.lines(BytesIO(b"x" * 35 + b"\nnext\n" + b"y" * 10 + b"\n")))
-    assert lines == [(b"x" * 11, 1, True), (b"next", 2, False), (b"y" * 10, 3, False)]
+    monkeypatch.setattr(files, "_CHUNK", chunk)
+    text = BytesIO(b"x" * 35 + b"\nnext\n" + b"y" * 10 + b"\n")
+    found = [line for many in files.lines(text) for line in many]
+    assert found == [b"x" * 11, b"next", b"y" * 10, b""]
 
 
 def test_folders_are_looked_through_without_what_is_hidden_and_each_file_comes_once(tmp_path: Path) -> None:
