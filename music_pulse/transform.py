@@ -26,10 +26,12 @@ BUILD_LOCK = 7_310_241_002
 """Key of the advisory lock that lets one dbt write at a time."""
 
 _DBT = """
-import ctypes, sys
+import ctypes, gc, sys
 if sys.platform == "linux":
     ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG: no build goes on without the one who holds its lock
 from dbt.cli.main import cli
+gc.freeze()  # what dbt imports stays
+gc.set_threshold(50_000, 20, 100)  # and nearly all of what it makes: manifest, caches
 cli(prog_name="pulse dbt")
 """
 
@@ -95,7 +97,8 @@ def build(settings: Settings, progress: Progress = lambda *_: None, *, full_refr
 
 def _build(settings: Settings, progress: Progress, full_refresh: bool) -> None:
     # Unit tests check the code, not the data: `make test` runs them.
-    arguments = ["--log-format", "json", "build", "--exclude-resource-type", "unit_test"]
+    # The log file leaves out debug messages, a tenth of dbt's own time; each statement is in its target folder.
+    arguments = ["--log-format", "json", "--log-level-file", "info", "build", "--exclude-resource-type", "unit_test"]
     arguments += ["--full-refresh"] if full_refresh else []
     failures: list[str] = []
     with subprocess.Popen(

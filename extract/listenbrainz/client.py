@@ -225,7 +225,8 @@ class ListenBrainzClient:
         if isinstance(error, exceptions.ConnectionError):
             reason = getattr(error.args[0], "reason", None) if error.args else None
             if isinstance(reason, NewConnectionError) or isinstance(error, exceptions.ProxyError):
-                what = "no connection: " + str(reason or error).rpartition(": ")[2].strip("')")
+                words = str(reason or error).rpartition(": ")[2].rstrip("')")
+                what = f"no connection: {words}{')' if '(' in words else ''}"
                 return _Retryable(what, "check the network and PULSE_LISTENBRAINZ_URL")
         self._connected = True
         if isinstance(error, exceptions.SSLError):
@@ -292,7 +293,9 @@ class ListenBrainzClient:
         wait = 0.0
         if self._resume_at is None:
             wait = random.uniform(0, min(MAX_BACKOFF_S, 2.0**attempt))
-        logger.warning("ListenBrainz, try %d of %d: %s", attempt, tries, self._clean(str(failure)))
+        # Where nothing answers at all, the error at the end says so once.
+        level = logging.WARNING if self._connected else logging.DEBUG
+        logger.log(level, "ListenBrainz, try %d of %d: %s", attempt, tries, self._clean(str(failure)))
         if wait:
             self._sleep(wait)
 

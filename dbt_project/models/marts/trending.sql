@@ -101,26 +101,38 @@ baselines as (
 
 ),
 
-active as (
+most_listeners as (
+
+    select
+        candidates.window_start,
+        max(candidates.listeners) as listeners
+    from candidates
+    group by candidates.window_start
+
+),
+
+heard as (
 
     select
         ranked_windows.window_start,
-        greatest(
-            (
-                select max(candidates.listeners)
-                from candidates
-                where candidates.window_start = ranked_windows.window_start
-            ),
-            (
-                select count(distinct listens.user_key)
-                from {{ ref('int_trending_listens') }} as listens
-                where
-                    listens.listened_at >= ranked_windows.window_start
-                    and listens.listened_at
-                    < {{ window_end_of('ranked_windows.window_start') }}
-            )
-        ) as users
+        count(distinct listens.user_key) as users
     from ranked_windows
+    inner join {{ ref('int_trending_listens') }} as listens
+        on
+            ranked_windows.window_start <= listens.listened_at
+            and {{ window_end_of('ranked_windows.window_start') }} > listens.listened_at
+    group by ranked_windows.window_start
+
+),
+
+-- The sink and the job are two: either may be ahead.
+active as (
+
+    select
+        most_listeners.window_start,
+        greatest(most_listeners.listeners, coalesce(heard.users, 0)) as users
+    from most_listeners
+    left join heard on most_listeners.window_start = heard.window_start
 
 ),
 
