@@ -128,7 +128,7 @@ def run(
     demo: Demo = False,
     full_refresh: Annotated[bool, typer.Option(help="Build every model anew.")] = False,
 ) -> None:
-    """Extract, reconcile, build, test and export; then show what was heard.
+    """Extract, reconcile, build and export; show what was heard.
 
     Without --user it takes a public user (PULSE_LISTENBRAINZ_USER) and, where ListenBrainz can't be reached, goes on
     with invented listens in a database of their own.
@@ -164,9 +164,10 @@ def reconcile(
         bool, typer.Option("--confirm", help="Most of a history is gone at ListenBrainz, and it is meant.")
     ] = False,
 ) -> None:
-    """Compare with ListenBrainz: land what was added late, take out what is gone (docs/reconciliation.md).
+    """Agree with ListenBrainz again: added late, deleted, edited.
 
-    Without --user it takes all that were ever read. The marts are built where something changed.
+    Without --user it takes all that were ever read. The marts are built where something changed
+    (docs/reconciliation.md).
     """
     from music_pulse import run as steps
 
