@@ -5,12 +5,12 @@ by_user as (
     select
         day,
         'user:' || user_id as dimension,
-        sum(listens) as listens,
-        sum(milliseconds_listened) as milliseconds_listened,
-        1 as listeners,
+        {{ whole_sum('listens') }} as listens,
+        {{ whole_sum('milliseconds_listened') }} as milliseconds_listened,
+        cast(1 as bigint) as listeners,
         count(*) as distinct_tracks,
         count(distinct artist_id) as distinct_artists,
-        sum(listens_without_duration) as listens_without_duration
+        {{ whole_sum('listens_without_duration') }} as listens_without_duration
 
     from {{ ref('user_daily_tracks') }}
     {%- if not rebuilds_all() %}
@@ -25,12 +25,12 @@ by_day as (
     select
         day,
         'all' as dimension,
-        sum(listens) as listens,
-        sum(milliseconds_listened) as milliseconds_listened,
+        {{ whole_sum('listens') }} as listens,
+        {{ whole_sum('milliseconds_listened') }} as milliseconds_listened,
         count(distinct user_id) as listeners,
         count(distinct track_id) as distinct_tracks,
         count(distinct artist_id) as distinct_artists,
-        sum(listens_without_duration) as listens_without_duration
+        {{ whole_sum('listens_without_duration') }} as listens_without_duration
 
     from {{ ref('user_daily_tracks') }}
     {%- if not rebuilds_all() %}
@@ -51,10 +51,10 @@ united as (
 select
     day,
     dimension,
-    cast(listens as bigint) as listens,
-    cast(milliseconds_listened as bigint) as milliseconds_listened,
-    cast(listeners as bigint) as listeners,
+    listens,
+    milliseconds_listened,
+    listeners,
     distinct_tracks,
     distinct_artists,
-    cast(listens_without_duration as bigint) as listens_without_duration
+    listens_without_duration
 from united

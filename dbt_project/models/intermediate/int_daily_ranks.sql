@@ -50,8 +50,8 @@ by_{{ kind }} as (
     select
         day,
         {{ kind }}_id,
-        cast(sum(listens) as bigint) as listens,
-        cast(sum(milliseconds_listened) as bigint) as milliseconds_listened
+        {{ whole_sum('listens') }} as listens,
+        {{ whole_sum('milliseconds_listened') }} as milliseconds_listened
 
     from user_tracks
     group by day, {{ kind }}_id

@@ -26,8 +26,8 @@ counted as (
         track_id,
         artist_id,
         count(*) as listens,
-        {{ minutes('coalesce(sum(duration_ms), 0)') }} as minutes_listened,
-        cast(coalesce(sum(duration_ms), 0) as bigint) as milliseconds_listened,
+        {{ minutes('coalesce(' ~ whole_sum('duration_ms') ~ ', 0)') }} as minutes_listened,
+        coalesce({{ whole_sum('duration_ms') }}, 0) as milliseconds_listened,
         count(*) - count(duration_ms) as listens_without_duration
 
     from listens
