@@ -14,12 +14,14 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from itertools import repeat
 from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
 FIRST_SECOND = int(datetime(2002, 10, 1, tzinfo=UTC).timestamp())
 LONGEST_MS = 24 * 24 * 3600 * 1000
+NEAR_SECONDS = 60
 
 Aggregates = dict[tuple[date, str, str], float]
 
@@ -40,6 +42,7 @@ class Row:
     duration_ms: int | None
     recording_msid: str | None
     recording_mbid: str | None
+    client: str | None
     payload_hash: str
 
     @property
@@ -76,10 +79,12 @@ class Expected:
     refused: Counter[str] = field(default_factory=Counter)
     listens: dict[str, Row] = field(default_factory=dict)
     days: dict[str, date] = field(default_factory=dict)
+    near_duplicates: dict[str, str] = field(default_factory=dict)
+    """{listen_id: the kept listen}; they are no `listens`."""
 
     @property
     def duplicates(self) -> int:
-        return self.rows - len(self.listens)
+        return self.rows - len(self.listens) - len(self.near_duplicates)
 
     def by_day(self) -> dict[date, list[Row]]:
         found = defaultdict(list)
@@ -148,12 +153,22 @@ class Expected:
 
 
 def expect(
-    lines: Iterable[bytes], *, now: float, zones: Mapping[str, str] | None = None, time_zone: str = "UTC"
+    lines: Iterable[bytes],
+    *,
+    now: float,
+    zones: Mapping[str, str] | None = None,
+    time_zone: str = "UTC",
+    files: Iterable[object] | None = None,
+    near_seconds: int = NEAR_SECONDS,
 ) -> Expected:
-    """Read lines as they would be imported: all of them, in any order."""
+    """Read lines as they would be imported: all of them, in any order.
+
+    `files` says for each line which file it came from (default: all from one).
+    """
     expected = Expected()
     candidates = defaultdict(list)
-    for line in lines:
+    origins = defaultdict(set)
+    for line, file in zip(lines, files or repeat(0), strict=files is not None):
         try:
             row = read(line, now)
         except Refused as reason:
@@ -161,12 +176,34 @@ def expect(
         else:
             expected.rows += 1
             candidates[row.listen_id].append(row)
-    for listen_id, rows in candidates.items():
-        row = min(rows, key=lambda row: row.preference)
+            origins[row.listen_id].add((file, row.client))
+    best = {listen_id: min(rows, key=lambda row: row.preference) for listen_id, rows in candidates.items()}
+    expected.near_duplicates = repeats(best, origins, near_seconds)
+    for listen_id, row in best.items():
+        if listen_id in expected.near_duplicates:
+            continue
         zone = ZoneInfo((zones or {}).get(row.user_id, time_zone))
         expected.listens[listen_id] = row
         expected.days[listen_id] = datetime.fromtimestamp(row.listened_at, zone).date()
     return expected
+
+
+def repeats(
+    listens: Mapping[str, Row], origins: Mapping[str, set[tuple[object, str | None]]], near_seconds: int
+) -> dict[str, str]:
+    """Return {near-duplicate: the earliest kept listen close before it that shares no origin with it}."""
+    found: dict[str, str] = {}
+    kept: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for listen_id, row in sorted(listens.items(), key=lambda item: item[1].listened_at):
+        before = kept[fold(row.user_id), row.track_id]
+        for other in before:
+            is_close = row.listened_at - listens[other].listened_at < near_seconds
+            if is_close and not origins[other] & origins[listen_id]:
+                found[listen_id] = other
+                break
+        else:
+            before.append(listen_id)
+    return found
 
 
 def fold(name: str) -> str:
@@ -211,6 +248,7 @@ def read(line: bytes, now: float) -> Row:
         duration_ms=_duration(info),
         recording_msid=_uuid(msid),
         recording_mbid=_uuid(info.get("recording_mbid")) or _uuid(mapping.get("recording_mbid")),
+        client=_client(info.get("submission_client")),
         payload_hash=hashlib.md5(line).hexdigest(),
     )
 
@@ -285,6 +323,10 @@ def _duration(info: Mapping[str, Any]) -> int | None:
         number = _number(info.get("duration"))
         milliseconds = None if number is None else int(number) * 1000
     return milliseconds if milliseconds is not None and 0 < milliseconds <= LONGEST_MS else None
+
+
+def _client(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
 
 
 def _uuid(value: Any) -> str | None:

@@ -221,7 +221,7 @@
     select built.user_id
     from {{ this }} as built
     where {{ folded('built.user_id') }} in (select {{ folded('arrived.user_id') }} from arrived)
-        or {{ skip_rule_changed() }}
+        or {{ rule_changed(rules()) }}
 {%- endmacro %}
 
 {#- Two spellings of one name. -#}

@@ -130,7 +130,7 @@ built as (
         held.is_deleted
     from {{ this }} as held
     where
-        {{ skip_rule_changed() }}
+        {{ rule_changed(['min_play_seconds']) }}
         and held.is_skip != {{ is_skip('held') }}
 
 ),

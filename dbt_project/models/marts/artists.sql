@@ -3,11 +3,9 @@ with
 listens as (
 
     select *
-    from {{ ref('int_listens_deduplicated') }}
+    from {{ ref('int_listens_deduplicated') }} as listens
     where
-        near_duplicate_of is null
-        and is_skip is not true
-        and is_deleted is not true
+        {{ is_accepted('listens') }}
         {%- if not rebuilds_all() %}
         and artist_id in (
             select changed.artist_id from ({{ changed_listens() }}) as changed

@@ -31,9 +31,7 @@ accepted as (
 
     from listens
     where
-        near_duplicate_of is null
-        and is_skip is not true
-        and is_deleted is not true
+        {{ is_accepted('listens') }}
 
 )
 

@@ -149,16 +149,15 @@ built as (
             where listens.is_deleted
         ) as deleted,
         count(listens.listen_id) filter (
-            where not listens.is_deleted and listens.near_duplicate_of is null
-            and not listens.is_skip
+            where {{ is_accepted('listens') }}
         ) as listens,
         count(listens.listen_id) filter (
             where not listens.is_deleted and listens.near_duplicate_of is null
             and listens.is_skip
         ) as skipped,
         count(listens.listen_id) filter (
-            where not listens.is_deleted
-            and listens.near_duplicate_of is not null
+            where listens.near_duplicate_of is not null
+            and not ({{ is_accepted('listens') }})
         ) as near_duplicates,
         count(listens.listen_id) filter (
             where not listens.is_deleted

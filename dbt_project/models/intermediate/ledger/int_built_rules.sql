@@ -1,4 +1,6 @@
 select
     cast(null as text) as model_name,
-    cast(null as double precision) as min_play_seconds
+    cast(null as double precision) as min_play_seconds,
+    cast(null as double precision) as near_duplicate_seconds,
+    cast(null as boolean) as exclude_near_duplicates
 where 1 = 0
