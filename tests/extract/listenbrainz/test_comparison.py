@@ -185,6 +185,8 @@ def test_stale_seconds_are_cut_by_the_day_they_were_compared() -> None:
     assert stale(times, [Verified(100, 191, 5 * DAY)], 5 * DAY, Random(1)) == []
     assert stale(times, [], 5 * DAY, Random(1)) == [(100, 191)]
     assert stale([], [], 5 * DAY, Random(1)) == []
+    of_one_day = [Verified(100, 120, DAY), Verified(120, 150, 9 * DAY), Verified(150, 200, DAY)]
+    assert stale(times, of_one_day, 5 * DAY, Random(1)) == [(150, 191), (100, 120)]
 
 
 def test_rows_are_compared_by_payload_and_listens_by_key() -> None:
