@@ -159,6 +159,7 @@ def reconciliation(user_name: str, reported: int, unexplained: int, findings: _F
     @dlt.resource(write_disposition="append", schema_contract=RAW_CONTRACT)
     def listen_counts() -> Iterator[pa.Table]:
         yield counts_table(user_name, reported, now)
+        # With every package: by it the marts know whom to reconcile anew.
 
     return listens, listen_tombstones, listen_counts
 
