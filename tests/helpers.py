@@ -26,7 +26,10 @@ MakeWarehouse = Callable[..., Settings]
 DATA = Path(__file__).parent / "data"
 SAMPLE = DATA / "spotify_history_sample.jsonl.gz"
 
-MARTS = ("listen_events", "tracks", "artists", "user_daily_tracks", "daily_aggregates", "daily_top", "reconciliation")
+MARTS = (
+    "listen_events", "tracks", "artists", "user_daily_tracks", "daily_aggregates", "daily_top", "reconciliation",
+    "near_duplicates", "entity_redirects",
+)  # fmt: skip
 TABLES = (
     "marts.tracks",
     "marts.artists",
@@ -165,6 +168,10 @@ def assert_marts_are(settings: Settings, expected: Expected) -> None:
         (row["day"], row["metric"], row["dimension"]): row["value"] for row in mart(settings, "daily_aggregates")
     }
     assert aggregates == pytest.approx(expected.aggregates())
+    redirects = {row["id"]: row["canonical_id"] for row in mart(settings, "entity_redirects")}
+    assert redirects == expected.redirects
+    repeated = {row["listen_id"]: row["near_duplicate_of"] for row in mart(settings, "near_duplicates")}
+    assert repeated == expected.near_duplicates
     assert_top_is(settings, expected)
 
 
@@ -175,12 +182,7 @@ def assert_top_is(settings: Settings, expected: Expected) -> None:
         top[row["day"], row["kind"]].append((row["id"], row["listens"], pytest.approx(row["minutes_listened"])))
         assert row["rank"] == len(top[row["day"], row["kind"]])
     assert top == expected.top(50)
-    tracks, artists = expected.tracks(), expected.artists()
-    names = {
-        ("track", key): (value["track_name"], artists[value["artist_id"]]["artist_name"])
-        for key, value in tracks.items()
-    }
-    names |= {("artist", key): (value["artist_name"], None) for key, value in artists.items()}
+    names = expected.names()
     for row in mart(settings, "daily_top"):
         assert (row["name"], row["artist_name"]) == names[row["kind"], row["id"]]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sys
 import unicodedata
 from collections import Counter, defaultdict
@@ -15,14 +16,17 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from itertools import repeat
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
 FIRST_SECOND = int(datetime(2002, 10, 1, tzinfo=UTC).timestamp())
 LONGEST_MS = 24 * 24 * 3600 * 1000
 NEAR_SECONDS = 60
+VARIOUS_ARTISTS = "89ad4ac3-39f7-470e-963a-56509c546377"
+CREDITS = re.compile(r" (?:feat|ft|featuring|with|and|x|vs)\.? | [&+/] |; |, (?!the )")
 
+T = TypeVar("T")
 Aggregates = dict[tuple[date, str, str], float]
 
 
@@ -44,6 +48,7 @@ class Row:
     recording_mbid: str | None
     client: str | None
     payload_hash: str
+    artist_mbids: tuple[str, ...] = ()
 
     @property
     def listen_id(self) -> str:
@@ -71,6 +76,16 @@ class Row:
         )
 
 
+@dataclass(frozen=True)
+class Heard:
+    """A listen as the entities that it counts for."""
+
+    user_id: str
+    duration_ms: int | None
+    artist_id: str
+    track_id: str
+
+
 @dataclass
 class Expected:
     """Everything the marts say about some lines."""
@@ -81,22 +96,48 @@ class Expected:
     days: dict[str, date] = field(default_factory=dict)
     near_duplicates: dict[str, str] = field(default_factory=dict)
     """{listen_id: the kept listen}; they are no `listens`."""
+    redirects: dict[str, str] = field(default_factory=dict)
+    """{artist_id or track_id: that of the entity}, where it is another."""
 
     @property
     def duplicates(self) -> int:
         return self.rows - len(self.listens) - len(self.near_duplicates)
 
-    def by_day(self) -> dict[date, list[Row]]:
+    def by_day(self) -> dict[date, list[Heard]]:
         found = defaultdict(list)
         for listen_id, row in self.listens.items():
-            found[self.days[listen_id]].append(row)
+            found[self.days[listen_id]].append(self.heard(row))
         return found
+
+    def heard(self, row: Row) -> Heard:
+        artist_id, track_id = self.entity(row.artist_id), self.entity(row.track_id)
+        return Heard(row.user_id, row.duration_ms, artist_id, track_id)
+
+    def entity(self, identity: str) -> str:
+        return self.redirects.get(identity, identity)
+
+    def names(self) -> dict[tuple[str, str], tuple[str, str | None]]:
+        """Return {(kind, id of an entity): (its most listened spelling, that of its artist)}."""
+        tracks, artists = self.tracks(), self.artists()
+        artist_names = self._leaders({key: (row["artist_name"], row["listens"]) for key, row in artists.items()})
+        track_names = self._leaders({key: (row["track_name"], row["listens"]) for key, row in tracks.items()})
+        found: dict[tuple[str, str], tuple[str, str | None]]
+        found = {("artist", key): (name, None) for key, name in artist_names.items()}
+        for key, name in track_names.items():
+            found["track", key] = name, artist_names[tracks[key]["canonical_artist_id"]]
+        return found
+
+    def _leaders(self, spellings: Mapping[str, tuple[str, int]]) -> dict[str, str]:
+        counts: dict[str, Counter[str]] = defaultdict(Counter)
+        for identity, (name, listens) in spellings.items():
+            counts[self.entity(identity)][name] += listens
+        return {key: min(names, key=lambda name: (-names[name], name)) for key, names in counts.items()}
 
     def aggregates(self) -> Aggregates:
         """Return `daily_aggregates` as {(day, metric, dimension): value}."""
         found: Aggregates = {}
         for day, rows in self.by_day().items():
-            groups: dict[str, list[Row]] = defaultdict(list)
+            groups: dict[str, list[Heard]] = defaultdict(list)
             for row in rows:
                 groups["all"].append(row)
                 groups[f"user:{row.user_id}"].append(row)
@@ -111,16 +152,17 @@ class Expected:
         """Return {(day, user_id, track_id): (listens, minutes, listens without duration)}."""
         groups = defaultdict(list)
         for listen_id, row in self.listens.items():
-            groups[self.days[listen_id], row.user_id, row.track_id].append(row)
+            groups[self.days[listen_id], row.user_id, self.entity(row.track_id)].append(self.heard(row))
         return {key: (len(rows), _minutes(rows), _unknown(rows)) for key, rows in groups.items()}
 
     def top(self, size: int) -> dict[tuple[date, str], list[tuple[str, int, float]]]:
         """Return {(day, kind): [(id, listens, minutes)]}, best first."""
         found: dict[tuple[date, str], list[tuple[str, int, float]]] = {}
+        keys = {row.track_id: (fold(row.artist), fold(row.track)) for row in self.listens.values()}
+        keys |= {row.artist_id: (fold(row.artist), "") for row in self.listens.values()}
         for day, rows in self.by_day().items():
-            artists, tracks = _grouped(rows, lambda row: row.artist_id), _grouped(rows, lambda row: row.track_id)
-            found[day, "artist"] = _best(artists, lambda row: (fold(row.artist),), size)
-            found[day, "track"] = _best(tracks, lambda row: (fold(row.artist), fold(row.track)), size)
+            found[day, "artist"] = _best(_grouped(rows, lambda row: row.artist_id), keys, size)
+            found[day, "track"] = _best(_grouped(rows, lambda row: row.track_id), keys, size)
         return found
 
     def tracks(self) -> dict[str, dict[str, Any]]:
@@ -134,6 +176,8 @@ class Expected:
                 "duration_ms": max((row.duration_ms for row in rows if row.duration_ms is not None), default=None),
                 "track_key": fold(rows[0].track),
                 "artist_key": fold(rows[0].artist),
+                "canonical_track_id": self.entity(track_id),
+                "canonical_artist_id": self.entity(rows[0].artist_id),
                 **_totals(rows),
             }
             for track_id, rows in _grouped(self.listens.values(), lambda row: row.track_id).items()
@@ -145,6 +189,7 @@ class Expected:
             artist_id: {
                 "artist_name": _usual(row.artist for row in rows),
                 "artist_key": fold(rows[0].artist),
+                "canonical_artist_id": self.entity(artist_id),
                 "tracks": len({row.track_id for row in rows}),
                 **_totals(rows),
             }
@@ -160,10 +205,13 @@ def expect(
     time_zone: str = "UTC",
     files: Iterable[object] | None = None,
     near_seconds: int = NEAR_SECONDS,
+    overrides: Mapping[str, str] | None = None,
+    is_repaired: bool = True,
 ) -> Expected:
     """Read lines as they would be imported: all of them, in any order.
 
-    `files` says for each line which file it came from (default: all from one).
+    `files` says for each line which file it came from (default: all from one), `overrides` which id is joined to which
+    by hand, or `split`.
     """
     expected = Expected()
     candidates = defaultdict(list)
@@ -185,6 +233,8 @@ def expect(
         zone = ZoneInfo((zones or {}).get(row.user_id, time_zone))
         expected.listens[listen_id] = row
         expected.days[listen_id] = datetime.fromtimestamp(row.listened_at, zone).date()
+    if is_repaired:
+        expected.redirects = entities(list(expected.listens.values()), overrides or {})
     return expected
 
 
@@ -204,6 +254,35 @@ def repeats(
         else:
             before.append(listen_id)
     return found
+
+
+def entities(rows: list[Row], overrides: Mapping[str, str]) -> dict[str, str]:
+    """Return {id: id of the entity}: first of artists, then of tracks, whose artist is the entity."""
+    there = {row.artist_id for row in rows} | {row.track_id for row in rows}
+    found: dict[str, str] = {}
+
+    def join(ids: set[str], evidence: dict[str, set[Any]]) -> None:
+        groups = defaultdict(list)
+        for identity in ids - overrides.keys():
+            if len(evidence[identity]) == 1:
+                groups[next(iter(evidence[identity]))].append(identity)
+        found.update({identity: min(members) for members in groups.values() for identity in members})
+        for identity, target in overrides.items():
+            if identity in ids and target in there:
+                found[identity] = found.get(target, target)
+
+    artists: dict[str, set[Any]] = defaultdict(set)
+    for row in rows:
+        if row.artist_mbids:
+            credits = len(CREDITS.split(fold(row.artist)))
+            artists[row.artist_id].add((row.artist_mbids, max(credits, len(row.artist_mbids))))
+    join({row.artist_id for row in rows}, artists)
+    tracks: dict[str, set[Any]] = defaultdict(set)
+    for row in rows:
+        if row.recording_mbid:
+            tracks[row.track_id].add((row.recording_mbid, found.get(row.artist_id, row.artist_id)))
+    join({row.track_id for row in rows}, tracks)
+    return {identity: entity for identity, entity in found.items() if identity != entity}
 
 
 def fold(name: str) -> str:
@@ -250,6 +329,7 @@ def read(line: bytes, now: float) -> Row:
         recording_mbid=_uuid(info.get("recording_mbid")) or _uuid(mapping.get("recording_mbid")),
         client=_client(info.get("submission_client")),
         payload_hash=hashlib.md5(line).hexdigest(),
+        artist_mbids=_mbids(info.get("artist_mbids") or mapping.get("artist_mbids")),
     )
 
 
@@ -325,6 +405,14 @@ def _duration(info: Mapping[str, Any]) -> int | None:
     return milliseconds if milliseconds is not None and 0 < milliseconds <= LONGEST_MS else None
 
 
+def _mbids(value: Any) -> tuple[str, ...]:
+    """Return a list of UUIDs, none of them Various Artists; else nothing."""
+    if not isinstance(value, list) or not all(isinstance(item, str) and len(item) == 36 for item in value):
+        return ()
+    found = [_uuid(item) for item in value]
+    return () if None in found or VARIOUS_ARTISTS in found else tuple(filter(None, found))
+
+
 def _client(value: Any) -> str | None:
     return value if isinstance(value, str) and value else None
 
@@ -338,7 +426,7 @@ def _uuid(value: Any) -> str | None:
         return None
 
 
-def _metrics(dimension: str, rows: list[Row]) -> dict[str, float]:
+def _metrics(dimension: str, rows: list[Heard]) -> dict[str, float]:
     kind = dimension.split(":")[0]
     metrics: dict[str, float] = {
         "listens": len(rows),
@@ -354,15 +442,15 @@ def _metrics(dimension: str, rows: list[Row]) -> dict[str, float]:
     return metrics
 
 
-def _minutes(rows: list[Row]) -> float:
+def _minutes(rows: list[Heard]) -> float:
     return sum(row.duration_ms or 0 for row in rows) / 60_000
 
 
-def _unknown(rows: list[Row]) -> int:
+def _unknown(rows: list[Heard]) -> int:
     return sum(row.duration_ms is None for row in rows)
 
 
-def _grouped(rows: Iterable[Row], by: Callable[[Row], str]) -> dict[str, list[Row]]:
+def _grouped(rows: Iterable[T], by: Callable[[T], str]) -> dict[str, list[T]]:
     groups = defaultdict(list)
     for row in rows:
         groups[by(row)].append(row)
@@ -370,9 +458,9 @@ def _grouped(rows: Iterable[Row], by: Callable[[Row], str]) -> dict[str, list[Ro
 
 
 def _best(
-    groups: dict[str, list[Row]], ties: Callable[[Row], tuple[str, ...]], size: int
+    groups: dict[str, list[Heard]], ties: Mapping[str, tuple[str, str]], size: int
 ) -> list[tuple[str, int, float]]:
-    ordered = sorted(groups.items(), key=lambda item: (-len(item[1]), ties(item[1][0])))
+    ordered = sorted(groups.items(), key=lambda item: (-len(item[1]), ties[item[0]]))
     return [(identity, len(rows), _minutes(rows)) for identity, rows in ordered[:size]]
 
 

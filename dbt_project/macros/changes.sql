@@ -221,7 +221,7 @@
     select built.user_id
     from {{ this }} as built
     where {{ folded('built.user_id') }} in (select {{ folded('arrived.user_id') }} from arrived)
-        or {{ rule_changed(rules()) }}
+        or {{ rule_changed(['min_play_seconds', 'near_duplicate_seconds', 'exclude_near_duplicates']) }}
 {%- endmacro %}
 
 {#- Two spellings of one name. -#}

@@ -34,8 +34,17 @@ NO_KEY_OF_ITS_OWN = {
     "listen_events",  # views: the key is that of the tables beneath, which the database enforces
     "daily_aggregates",
     "daily_top",
+    "near_duplicates",
 }
-WRITTEN_BY_HOOKS = {"int_changes", "int_built_changes", "int_built_loads", "int_built_rules", "int_user_time_zones"}
+WRITTEN_BY_HOOKS = {
+    "int_changes",
+    "int_built_changes",
+    "int_built_loads",
+    "int_built_rules",
+    "int_known_mbids",
+    "int_redirects",
+    "int_user_time_zones",
+}
 
 Node = dict[str, Any]
 

@@ -96,10 +96,13 @@ artists as (
         totals.tracks,
         totals.first_played_at,
         totals.last_played_at,
-        totals.artist_key
+        totals.artist_key,
+        coalesce(artist_redirects.canonical_id, totals.artist_id)
+            as canonical_artist_id
 
     from totals
     inner join named on totals.artist_id = named.artist_id
+    {{ join_redirects('artist', 'artist_redirects', 'totals.artist_id') }}
 
 )
 

@@ -18,6 +18,17 @@ artists as (
 
 ),
 
+-- Of several spellings the most listened names the entity.
+entities as (
+
+    select distinct
+        kind,
+        canonical_id,
+        canonical_name
+    from {{ ref('entity_redirects') }}
+
+),
+
 named as (
 
     select
@@ -25,10 +36,14 @@ named as (
         ranks.kind,
         ranks.rank,
         ranks.id,
-        coalesce(tracks.track_name, artists.artist_name) as name,
+        coalesce(
+            entities.canonical_name, tracks.track_name, artists.artist_name
+        ) as name,
         ranks.listens,
         ranks.minutes_listened,
-        track_artists.artist_name
+        coalesce(
+            track_entities.canonical_name, track_artists.artist_name
+        ) as artist_name
 
     from ranks
     left join tracks
@@ -36,7 +51,13 @@ named as (
     left join artists
         on ranks.kind = 'artist' and ranks.id = artists.artist_id
     left join artists as track_artists
-        on tracks.artist_id = track_artists.artist_id
+        on tracks.canonical_artist_id = track_artists.artist_id
+    left join entities
+        on ranks.kind = entities.kind and ranks.id = entities.canonical_id
+    left join entities as track_entities
+        on
+            track_entities.kind = 'artist'
+            and tracks.canonical_artist_id = track_entities.canonical_id
 
 )
 

@@ -28,6 +28,7 @@ repeats as (
         ) as seconds_apart
     from listens as repeated
     inner join listens as kept on repeated.near_duplicate_of = kept.listen_id
+    where repeated.near_duplicate_of is not null
 
 ),
 

@@ -116,10 +116,19 @@ tracks as (
         totals.first_played_at,
         totals.last_played_at,
         totals.track_key,
-        totals.artist_key
+        totals.artist_key,
+        coalesce(track_redirects.canonical_id, totals.track_id)
+            as canonical_track_id,
+        coalesce(
+            track_redirects.artist_id,
+            artist_redirects.canonical_id,
+            totals.artist_id
+        ) as canonical_artist_id
 
     from totals
     inner join named on totals.track_id = named.track_id
+    {{ join_redirects('track', 'track_redirects', 'totals.track_id') }}
+    {{ join_redirects('artist', 'artist_redirects', 'totals.artist_id') }}
 
 )
 

@@ -2,18 +2,27 @@ with
 
 listens as (
 
-    select *
-    from {{ ref('listen_events') }}
+    select
+        events.day,
+        events.user_id,
+        coalesce(track_redirects.canonical_id, events.track_id) as track_id,
+        coalesce(
+            track_redirects.artist_id,
+            artist_redirects.canonical_id,
+            events.artist_id
+        ) as artist_id,
+        events.duration_ms
+    from {{ ref('listen_events') }} as events
+    {{ join_redirects('track', 'track_redirects', 'events.track_id') }}
+    {{ join_redirects('artist', 'artist_redirects', 'events.artist_id') }}
     {%- if not rebuilds_all() %}
     -- Not by user: a better row of a listen may spell its user otherwise.
     where
         {{ in_touched_days() }}
-        and (day, track_id) in (
-            select
-                changed.day,
-                changed.track_id
-            from ({{ changed_listens() }}) as changed
-        )
+        and (
+            events.day,
+            coalesce(track_redirects.canonical_id, events.track_id)
+        ) in ({{ touched_entities() }})
     {%- endif %}
 
 ),
