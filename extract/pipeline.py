@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from music_pulse.blocklist import Blocklist, read_blocklist
 from music_pulse.database import connect
 from music_pulse.errors import DatabaseError, PulseError
 from music_pulse.settings import Credentials, Settings
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DATASET = "raw"
-RAW_TABLES = ("listens", "quarantine", "listen_counts", "imported_files", "listen_tombstones")
+RAW_TABLES = (
+    "listens", "quarantine", "listen_counts", "imported_files", "listen_tombstones", "recordings", "track_recordings"
+)  # fmt: skip
 LANDING_LOCK = 7_310_241_001
 """Key of the advisory lock that lets one landing run at a time."""
 _CREATION_LOCK = 7_310_241_009
@@ -74,6 +77,8 @@ class Landing:
 
     pipeline: dlt.Pipeline
     connection: psycopg.Connection
+    blocklist: Blocklist
+    """Who must not be landed. An erasure waits for the landing to end."""
 
     def run(self, data: Any) -> Landed:
         """Load a dlt source or resource as one package: all of it is committed, or nothing counts."""
@@ -133,7 +138,7 @@ def landing(settings: Settings, name: str) -> Iterator[Landing]:
         # Rows are values without cycles: to look through all of them again after each 700 new ones is in vain.
         gc.set_threshold(_GC_THRESHOLD, *thresholds[1:])
         try:
-            yield Landing(pipeline, connection)
+            yield Landing(pipeline, connection, read_blocklist(connection, settings))
         finally:
             gc.set_threshold(*thresholds)
             _give_back_memory()
@@ -196,7 +201,7 @@ def create_raw_tables(connection: psycopg.Connection) -> None:
 
 def _raw_tables_stand(connection: psycopg.Connection) -> bool:
     # the last statement of raw.sql makes it
-    return connection.execute("select to_regclass('raw.listen_tombstones_load_id')").fetchone() != (None,)
+    return connection.execute("select to_regclass('raw.track_recordings_load_id')").fetchone() != (None,)
 
 
 def _lock(connection: psycopg.Connection) -> None:

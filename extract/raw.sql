@@ -71,6 +71,30 @@ create table if not exists raw.listen_tombstones (
     _dlt_load_id text not null
 );
 
+-- Metadata of recordings from ListenBrainz, a cache: of each MBID the newest row counts.
+create table if not exists raw.recordings (
+    recording_mbid uuid not null,
+    is_known boolean not null,
+    recording_name text,
+    length_ms bigint,
+    artist_name text,
+    artist_mbids text,
+    release_name text,
+    release_mbid uuid,
+    release_year bigint,
+    genres text,
+    fetched_at timestamptz not null,
+    _dlt_load_id text not null
+);
+
+-- Which recording a track is that some listens have no MBID of; of each track the newest row counts.
+create table if not exists raw.track_recordings (
+    track_id uuid not null,
+    recording_mbid uuid not null,
+    mapped_at timestamptz not null,
+    _dlt_load_id text not null
+);
+
 -- dlt's own list of loads, here so that dbt can build before anything was loaded. A load counts once its row
 -- stands here with status 0.
 create table if not exists raw._dlt_loads (
@@ -93,3 +117,7 @@ create index if not exists imported_files_content_hash on raw.imported_files (co
 create index if not exists imported_files_load_id on raw.imported_files (_dlt_load_id);
 create index if not exists listen_tombstones_payload_hash on raw.listen_tombstones (payload_hash);
 create index if not exists listen_tombstones_load_id on raw.listen_tombstones (_dlt_load_id);
+create index if not exists recordings_recording_mbid on raw.recordings (recording_mbid);
+create index if not exists recordings_load_id on raw.recordings (_dlt_load_id);
+create index if not exists track_recordings_track_id on raw.track_recordings (track_id);
+create index if not exists track_recordings_load_id on raw.track_recordings (_dlt_load_id);

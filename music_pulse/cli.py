@@ -45,6 +45,9 @@ Since = Annotated[
 ]
 
 
+Allow = Annotated[
+    bool, typer.Option("--allow", help="Take the users in again, though they were forgotten here: they want it.")
+]
 MetricsPort = Annotated[
     int | None, typer.Option(min=0, max=65535, help="Serve Prometheus' /metrics on 127.0.0.1; 0 takes a free port.")
 ]
@@ -127,6 +130,7 @@ def run(
     since: Since = None,
     demo: Demo = False,
     full_refresh: Annotated[bool, typer.Option(help="Build every model anew.")] = False,
+    allow: Allow = False,
 ) -> None:
     """Extract, reconcile, build and export; show what was heard.
 
@@ -139,9 +143,13 @@ def run(
         raise InputError("--demo invents its listens: it takes neither --user nor --since")
     landed = None
     with _warehouse(demo) as settings:
+        steps.finish_erasures(settings)
+        steps.allow(settings, user, allow)
         try:
             landed = steps.land_synthetic(settings) if demo else steps.land_listenbrainz(settings, user, _epoch(since))
             reconciled = [] if demo else steps.reconcile_run(settings, user, _epoch(since))
+            if not demo:
+                steps.enrich_run(settings)
             steps.finish(settings, landed, reconciled, full_refresh=full_refresh)
             return
         except ExternalAPIError as error:
@@ -176,13 +184,33 @@ def reconcile(
 
 
 @extract_app.command("listenbrainz")
-def extract_listenbrainz(user: Users = None, since: Since = None) -> None:
+def extract_listenbrainz(user: Users = None, since: Since = None, allow: Allow = False) -> None:
     """Land what is new of ListenBrainz users."""
     from music_pulse import run as steps
 
     with _warehouse() as settings:
+        steps.allow(settings, user, allow)
         landed = steps.land_listenbrainz(settings, user, _epoch(since))
     typer.echo(steps.landed_line(landed))
+
+
+@app.command()
+def enrich(
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Most recordings to ask for; default: PULSE_ENRICH_RECORDINGS.")
+    ] = None,
+) -> None:
+    """Ask ListenBrainz for what listens don't say: lengths, genres, canonical names.
+
+    Most listened first. Started again, it goes on.
+    """
+    from music_pulse import run as steps
+
+    with _warehouse() as settings:
+        done = steps.enrich(settings, limit)
+    typer.echo(f"asked for {done.asked:,} recordings, {done.known:,} are known; {done.tracks:,} tracks got an MBID")
+    if done.is_changed:
+        typer.echo("Build the marts with: pulse dbt build")
 
 
 @extract_app.command("synthetic")
@@ -210,6 +238,7 @@ def import_files(
     format: Annotated[
         str | None, typer.Option("--format", "-f", help="Take all files as of this format; default: each is detected.")
     ] = None,
+    allow: Allow = False,
 ) -> None:
     """Land listening histories from files.
 
@@ -218,9 +247,25 @@ def import_files(
     from music_pulse import run as steps
 
     with _warehouse() as settings:
+        steps.allow(settings, [user] if user else None, allow)
         done = steps.land_files(settings, paths, user, format)
     steps.show_import(done)
     typer.echo("Build the marts with: pulse dbt build")
+
+
+@app.command()
+def forget(
+    user: Annotated[str, typer.Option("--user", "-u", help="Who, in any spelling.", show_default=False)],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+) -> None:
+    """Erase a person from all that is kept here, and keep them out (docs/privacy.md).
+
+    Started again, it goes on with what was interrupted.
+    """
+    from music_pulse import run as steps
+
+    with _warehouse() as settings:
+        steps.forget(settings, user, lambda text: yes or typer.confirm(f"{text}. Go on?"))
 
 
 @app.command(

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from music_pulse.display import console, step
-from music_pulse.errors import BuildError, InputError, ReconciliationError
+from music_pulse.display import console, step, table
+from music_pulse.errors import BuildError, ExternalAPIError, InputError, ReconciliationError
 from music_pulse.settings import Settings
 
 if TYPE_CHECKING:
     from extract.exports import Import
+    from extract.listenbrainz.metadata import Enriched
     from extract.listenbrainz.reconcile import Reconciled
     from extract.pipeline import Landed
     from serving.export import Export
@@ -34,6 +35,24 @@ def land_listenbrainz(settings: Settings, users: Sequence[str] | None, since: in
             since=since,
             progress=lambda user, done, total: report(done, total, f"windows of {user}"),
         )
+
+
+def enrich(settings: Settings, limit: int | None = None) -> Enriched:
+    """Ask for metadata of recordings that is due, at most `limit`."""
+    from extract.listenbrainz.metadata import enrich as ask
+
+    with step("Asking for metadata") as report:
+        return ask(settings, limit=limit, progress=lambda done, total: report(done, total, "recordings"))
+
+
+def enrich_run(settings: Settings) -> None:
+    """Do so as part of a run, which doesn't depend on it: what fails is a warning, and the next run goes on."""
+    if not settings.enrich_recordings:
+        return
+    try:
+        enrich(settings)
+    except ExternalAPIError as error:
+        logger.warning("no metadata this time: %s", error)
 
 
 def reconcile_run(settings: Settings, users: Sequence[str] | None, since: int | None) -> list[Reconciled]:
@@ -101,6 +120,38 @@ def land_files(
             format=format,
             progress=lambda name, done: report(done, None, f"records of {name}"),
         )
+
+
+def forget(settings: Settings, user_name: str, confirm: Callable[[str], bool]) -> None:
+    """Erase a person, and show the receipt."""
+    from music_pulse.forget import forget as erase
+
+    receipt = erase(settings, user_name, confirm)
+    out = console()
+    out.print(table("Erased", ["what", "rows"], receipt.rows.items()))
+    out.print(
+        f"Receipt {receipt.erasure_id} in raw.erasures; blocked as {receipt.user_hash[:12]}.... Kafka keeps events for "
+        f"{settings.kafka_retention_days} days; for backups and what else isn't ours to erase see docs/privacy.md."
+    )
+
+
+def finish_erasures(settings: Settings) -> None:
+    """Go on with erasures that were interrupted."""
+    from music_pulse.forget import finish_erasures as finish_all
+
+    for receipt in finish_all(settings):
+        logger.info("an erasure that was interrupted is finished: receipt %s", receipt.erasure_id)
+
+
+def allow(settings: Settings, users: Sequence[str] | None, is_meant: bool) -> None:
+    """Take users off the block list, if it `is_meant`."""
+    if not is_meant:
+        return
+    if not users:
+        raise InputError("--allow: say who is taken in again with --user NAME")
+    from music_pulse.forget import allow as unblock_all
+
+    unblock_all(settings, users)
 
 
 def build(settings: Settings, *, full_refresh: bool = False) -> None:

@@ -66,6 +66,9 @@ class Settings(BaseSettings):
         0.5, ge=0, le=1, description="Share of a history that may be gone at ListenBrainz without --confirm."
     )
 
+    enrich_recordings: int = Field(2_000, ge=0, description="Recordings that a run asks for metadata; 0 asks for none.")
+    enrich_refresh_days: float = Field(90.0, gt=0, description="Days after which metadata is asked for again.")
+
     postgres_host: str = Field("127.0.0.1", description="Server (target docker or prod).")
     postgres_port: int = Field(5432, ge=1, le=65535, description="Port (target docker or prod).")
     postgres_user: str = Field("postgres", description="Login that may create schemas and roles.")
@@ -85,6 +88,8 @@ class Settings(BaseSettings):
     s3_access_key_id: str | None = Field(None, description="S3 key; default: the AWS environment's.")
     s3_secret_access_key: SecretStr | None = Field(None, description="Its secret.")
 
+    blocklist_key: SecretStr | None = Field(None, description="Key of raw.blocked_users; default: a file in home.")
+
     dbt_vars: dict[str, Any] = Field({}, description='dbt vars, as JSON: {"time_zone": "Europe/Berlin"}.')
     dbt_threads: int = Field(2, ge=1, description="Models that dbt builds at once.")
     kafka_bootstrap: str | None = Field(None, description="host:port,... of the brokers; default: the embedded one.")
@@ -93,6 +98,7 @@ class Settings(BaseSettings):
         "listens", pattern=r"^[a-zA-Z0-9._-]{1,200}$", description="Topic of the listens; dead letters beside it."
     )
     kafka_partitions: int = Field(3, ge=1, description="Partitions of a topic that we create.")
+    kafka_retention_days: int = Field(30, ge=1, description="How long a topic that we create keeps its events.")
     kafka_group: str = Field(
         "music-pulse", pattern=r"^[a-zA-Z0-9._-]{1,100}$", description="How our consumer groups' names begin."
     )

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from hashlib import md5
 from typing import NamedTuple
 
+from music_pulse.blocklist import Blocklist
 from music_pulse.identity import Identifier, key
 from music_pulse.listens import RefusedListen
 from streaming.client.records import Record
@@ -27,6 +28,7 @@ UUIDS = frozenset(
 
 _NO_MSID = "f" * 32
 _CACHED_USERS = 100_000
+_NOBODY = Blocklist()
 
 
 class StreamRow(NamedTuple):
@@ -89,15 +91,23 @@ class ListenReader:
         self._identifier = Identifier()
         self._user_key = functools.lru_cache(_CACHED_USERS)(key)
 
-    def read(self, records: Iterable[Record]) -> Reading:
-        """Validate, check the ids that the events carry, and unite the events of one listen."""
+    def read(self, records: Iterable[Record], blocklist: Blocklist = _NOBODY) -> Reading:
+        """Validate, check the ids that the events carry, and unite the events of one listen.
+
+        What is of somebody on `blocklist` is passed over: it is neither a row nor refused, since that would keep it.
+        """
         refused: list[Refusal] = []
         received: list[tuple[Record, ReceivedListen]] = []
         for record in records:
+            if blocklist and record.key is not None and record.key.decode(errors="replace") in blocklist:
+                continue
             try:
-                received.append((record, self._decode(record)))
+                got = self._decode(record)
             except RefusedListen as error:
                 refused.append(Refusal(record, str(error)))
+            else:
+                if got.listen.user_name not in blocklist:
+                    received.append((record, got))
         best: dict[str, StreamRow] = {}
         for record, row, reason in self._identified(received):
             if reason is not None:

@@ -17,9 +17,10 @@ from typing import NamedTuple, TypeVar
 
 import psycopg
 
+from music_pulse.blocklist import Blocklist, read_blocklist
 from music_pulse.database import connect, one_line
 from music_pulse.errors import DatabaseError
-from music_pulse.settings import Credentials, Settings
+from music_pulse.settings import Settings
 from streaming.archive import Archiver, ListensArchive, day_of
 from streaming.client import (
     BulkConsumer,
@@ -93,7 +94,7 @@ def run_listens_sink(
     with (
         Archiver(archive) as archiver,
         DeadLetters(config, topic, metrics=metrics) as dead_letters,
-        closing(ListensSink(login, config, topic, reader, dead_letters, stop)) as sink,
+        closing(ListensSink(settings, config, topic, reader, dead_letters, stop)) as sink,
         BulkConsumer(
             config,
             [topic],
@@ -122,14 +123,15 @@ class ListensSink:
 
     def __init__(
         self,
-        login: Credentials,
+        settings: Settings,
         config: KafkaConfig,
         topic: str,
         reader: ListenReader,
         dead_letters: DeadLetters,
         stop: threading.Event,
     ) -> None:
-        self._login = login
+        self._settings = settings
+        self._login = settings.credentials("loader")
         self._config = config
         self._source = Source("", topic)
         self._reader = reader
@@ -168,12 +170,17 @@ class ListensSink:
         new = [record for record in records if record.offset >= nexts[record.partition]]
         if not new:
             return Landed(0, 0, 0)
-        rows, refused = self._reader.read(new)
+        rows, refused = self._reader.read(new, self._blocklist(connection))
         self._days.update(day_of(row.listened_at) for row in rows)
         listens = write_load(connection, rows, events=len(new), refused=len(refused))
         move_offsets(connection, self._source, {record.partition: record.offset + 1 for record in new})
         self._refuse(refused)
         return Landed(len(new), listens, len(refused))
+
+    def _blocklist(self, connection: psycopg.Connection) -> Blocklist:
+        """Read who is kept out. An erasure waits for the lock: no batch that doesn't know of it comes after it."""
+        connection.execute("lock table raw.stream_listens in row exclusive mode")
+        return read_blocklist(connection, self._settings)
 
     def _refuse(self, refusals: Iterable[Refusal]) -> None:
         """Set events aside, once as long as this process lives, and wait until Kafka has them."""

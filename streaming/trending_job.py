@@ -16,7 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+import psycopg
+
+from music_pulse.blocklist import Blocklist, read_blocklist
 from music_pulse.database import connect
+from music_pulse.errors import DatabaseError
 from music_pulse.settings import Settings, load_settings
 from streaming import spark
 from streaming.avro_source import with_json_values
@@ -26,7 +30,7 @@ from streaming.events import event_serializer
 from streaming.left_out import LeftOut
 from streaming.tables import create_stream_tables
 from streaming.topics import warn_of_producers_clocks
-from streaming.transforms import OLDEST, counted, left_out_counts, parsed, recent_listens
+from streaming.transforms import OLDEST, counted, left_out_counts, parsed, recent_listens, without_blocked
 from streaming.trending_rules import TrendingRules
 from streaming.trending_sink import TrendingSink
 from streaming.window_archive import WindowArchiver
@@ -40,6 +44,8 @@ logger = logging.getLogger(__name__)
 _POLL_SECONDS = 0.25
 _STOP_SECONDS = 30
 _BATCHES_UNTIL_COLLECTED = 50
+_BLOCKLIST_SECONDS = 10.0
+"""Between two looks at who is kept out: a change starts the query anew, from its checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,7 @@ def run_trending(
     with connect(settings.credentials("loader"), autocommit=True) as connection:
         create_stream_tables(connection)
         begin = _begin(connection, checkpoint, rules)
+        blocklist = read_blocklist(connection, settings)
     session = spark.session(
         "trending", java_home=java_home, jars=jars, folder=settings.home / "spark", memory=settings.spark_memory
     )
@@ -100,19 +107,23 @@ def run_trending(
         sink(batch, batch_id)
 
     source = with_json_values(records(session, config, settings, begin), settings)
-    events = left_out_counts(parsed(source, rules))
-    query = (
-        recent_listens(counted(events), rules)
-        .writeStream.queryName("trending")
-        .outputMode("update")
-        .option("checkpointLocation", str(checkpoint))
-        .trigger(processingTime=f"{settings.trending_trigger_seconds} seconds")
-        .foreachBatch(write)
-        .start()
-    )
+
+    def start() -> StreamingQuery:
+        events = left_out_counts(without_blocked(parsed(source, rules), blocklist))
+        return (
+            recent_listens(counted(events), rules)
+            .writeStream.queryName("trending")
+            .outputMode("update")
+            .option("checkpointLocation", str(checkpoint))
+            .trigger(processingTime=f"{settings.trending_trigger_seconds} seconds")
+            .foreachBatch(write)
+            .start()
+        )
+
+    query = start()
     left_out = LeftOut(settings, config, session, checkpoint, dead_letters=dead_letters)
     archiver = WindowArchiver(settings.credentials("loader"), settings.archive_dir / "trending_windows")
-    last = -1
+    last, next_look = -1, time.monotonic() + _BLOCKLIST_SECONDS
     try:
         left_out.catch_up()
         while query.isActive and not stop.wait(_POLL_SECONDS):
@@ -120,6 +131,14 @@ def run_trending(
             if newest > last:
                 archiver.after_batch()
             last = newest
+            if time.monotonic() >= next_look:
+                next_look = time.monotonic() + _BLOCKLIST_SECONDS
+                if (changed := _blocklist_now(settings, blocklist)) != blocklist:
+                    logger.info("the block list has changed: the query starts anew with it")
+                    blocklist = changed
+                    _end(query)
+                    last = _follow(query, last, progress, left_out)
+                    query = start()
     finally:
         _end(query)
         try:
@@ -151,6 +170,16 @@ def records(session: SparkSession, config: KafkaConfig, settings: Settings, begi
         .load()
         .select("value", "timestamp")
     )
+
+
+def _blocklist_now(settings: Settings, known: Blocklist) -> Blocklist:
+    """Read who is kept out; while the database is gone, go by what is known: nothing is written then, either."""
+    try:
+        with connect(settings.credentials("loader"), autocommit=True) as connection:
+            return read_blocklist(connection, settings)
+    except (DatabaseError, psycopg.OperationalError) as error:
+        logger.debug("the block list can't be read: %s", error)
+        return known
 
 
 def _begin(connection: Any, checkpoint: Path, rules: TrendingRules) -> datetime | None:

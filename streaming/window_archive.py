@@ -19,6 +19,9 @@ from streaming.day_files import DAY_SECONDS, WITHIN_DAY, DayFiles
 
 logger = logging.getLogger(__name__)
 
+WINDOWS_FILE = "windows.parquet"
+"""The name of a day's file."""
+
 _SECONDS = 60.0
 """Between two looks at whether a day is over."""
 
@@ -68,7 +71,7 @@ def archive_windows(login: Credentials, folder: Path) -> int:
     Any number of processes may do it at once. Raises `DatabaseError`, or `PulseError` for a folder that can't be
     written.
     """
-    files = DayFiles(folder, "windows.parquet")
+    files = DayFiles(folder, WINDOWS_FILE)
     with files.updating(login) as cursor:
         queries = _asked(cursor, _QUERIES)
         watermark = queries[0][2] if queries else None

@@ -22,8 +22,10 @@ from extract.exports.formats import FORMATS, format_called
 from extract.exports.report import MIN_PLAY_SECONDS, ImportedFile, count_repeats
 from extract.exports.units import RefusedUnit, Unit, units_of
 from extract.pipeline import RAW_CONTRACT, Landed, Landing, dlt_items, landing
-from extract.rows import timestamps
+from extract.rows import Rows, timestamps
+from music_pulse.blocklist import Blocklist
 from music_pulse.errors import InputError
+from music_pulse.listens import from_json
 from music_pulse.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -85,6 +87,7 @@ def import_files(
     form = format_called(format) if format else None
     done = Import()
     with landing(settings, PIPELINE) as target:
+        target.blocklist.refuse([user_name])
         importer = _Importer(target, user_name, form, progress)
         for file in find_files(settings, [str(location) for location in locations]):
             done.files += importer.import_file(file)
@@ -117,7 +120,7 @@ class _Importer:
             return done
         try:
             self._check_user(unit)
-            self.target.run(exports(unit, self.user_name, done, path, self.progress))
+            self.target.run(exports(unit, self.user_name, done, path, self.progress, self.target.blocklist))
         except InputError as error:
             return _refused(unit.name, error)
         done.load_id = self._load_id(unit)
@@ -148,7 +151,9 @@ def _refused(name: str, error: InputError) -> ImportedFile:
 
 
 @dlt.source(name=PIPELINE)
-def exports(unit: Unit, user_name: str | None, done: ImportedFile, path: Path, progress: Progress) -> Any:
+def exports(
+    unit: Unit, user_name: str | None, done: ImportedFile, path: Path, progress: Progress, blocklist: Blocklist
+) -> Any:
     """The plays of one unit, as a resource called like its format, and the note that it was imported."""
 
     @dlt.resource(name=unit.format.name, write_disposition="append", schema_contract=RAW_CONTRACT)
@@ -159,9 +164,9 @@ def exports(unit: Unit, user_name: str | None, done: ImportedFile, path: Path, p
                 with part.open() as file, named(part.name):
                     for _ in unit.format.read(file, part.name, builder):
                         if builder.is_full:
-                            yield from dlt_items(builder.take())
+                            yield from dlt_items(_allowed(builder.take(), blocklist))
                             progress(unit.name, builder.seen)
-        yield from dlt_items(builder.take())
+        yield from dlt_items(_allowed(builder.take(), blocklist))
         progress(unit.name, builder.seen)
         if not builder.seen:
             raise InputError(f"{unit.name}: holds no listens")
@@ -170,6 +175,23 @@ def exports(unit: Unit, user_name: str | None, done: ImportedFile, path: Path, p
         yield dlt.mark.with_table_name(_note(unit, user_name, done), "imported_files")
 
     return plays
+
+
+def _allowed(rows: Rows, blocklist: Blocklist) -> Rows:
+    """Return `rows`; raise `InputError` if one is of somebody who is kept out, also if it goes to quarantine."""
+    if blocklist:
+        blocklist.refuse(rows.listens["user_name"].unique().to_pylist())
+        blocklist.refuse(map(_user_named, rows.quarantine["payload"].to_pylist()))
+    return rows
+
+
+def _user_named(payload: str) -> str | None:
+    """Return whose listen a refused record says it is."""
+    try:
+        name = from_json(payload.encode())["user_name"]
+    except (ValueError, TypeError, LookupError):
+        return None
+    return name if isinstance(name, str) else None
 
 
 def _note(unit: Unit, user_name: str | None, done: ImportedFile) -> pa.Table:

@@ -82,6 +82,7 @@ def extract_listenbrainz(
     """
     landed = Landed()
     with client_for(settings) as client, landing(settings, SOURCE) as target:
+        target.blocklist.refuse(users)
         for name in users:
             user = _plan_user(client, target, settings, name, since)
             progress(user.user_name, 0, user.total)

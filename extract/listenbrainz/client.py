@@ -14,11 +14,12 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 from urllib.parse import quote, urlencode
+from uuid import UUID
 
 import requests
 from requests import exceptions
@@ -130,6 +131,11 @@ class ListenBrainzClient:
         """Return the canonical name of `user` (matched ignoring case) and the ends of the history."""
         return self._get(user, "listens", {"count": 1}, lambda payload: _bounds(payload, user))
 
+    def recordings(self, mbids: Sequence[UUID]) -> dict[str, Any]:
+        """Return the metadata of recordings, as sent, by MBID; those that ListenBrainz doesn't know are left out."""
+        query = urlencode({"recording_mbids": ",".join(map(str, mbids)), "inc": "artist tag release"}, safe=",")
+        return self._ask(f"{self._url}/1/metadata/recording/?{query}", None, lambda answer: answer)
+
     def pages(self, user: str, window: Interval) -> Iterator[list[dict[str, Any]]]:
         """Yield every listen of `user` in `window`, each once, as sent: page by page, oldest page first.
 
@@ -185,22 +191,25 @@ class ListenBrainzClient:
         )
 
     def _get(self, user: str, endpoint: str, params: dict[str, int], read: Callable[[dict[str, Any]], T]) -> T:
-        """Ask until `read` accepts the payload, at most `attempts` times."""
-        url = self._address(user, endpoint, params)
+        """Ask for something of a user until `read` accepts the payload."""
+        return self._ask(self._address(user, endpoint, params), user, lambda answer: read(_payload(answer)))
+
+    def _ask(self, url: str, user: str | None, read: Callable[[dict[str, Any]], T]) -> T:
+        """Ask until `read` accepts the answer, at most `attempts` times."""
         attempt = 0
         while True:
             attempt += 1
             self._wait_for_quota()
             try:
-                return read(self._payload(url, user))
+                return read(self._answer(url, user))
             except _Retryable as failure:
                 tries = self._attempts if self._connected else min(self._attempts, CONNECT_ATTEMPTS)
                 if attempt >= tries:
                     raise self._given_up(failure, url, attempt) from failure.__cause__
                 self._back_off(failure, attempt, tries)
 
-    def _payload(self, url: str, user: str) -> dict[str, Any]:
-        """Make one request; return `payload` of its answer."""
+    def _answer(self, url: str, user: str | None) -> dict[str, Any]:
+        """Make one request; return its answer, a JSON object."""
         self.requests += 1
         try:
             response = self._session.get(url, timeout=self._timeouts)
@@ -241,11 +250,11 @@ class ListenBrainzClient:
         what = f"{url} can't be asked ({type(error).__name__}): check PULSE_LISTENBRAINZ_URL"
         return self._error(ExternalAPIError, what, url, None)
 
-    def _refused(self, response: requests.Response, url: str, user: str) -> ExternalAPIError:
+    def _refused(self, response: requests.Response, url: str, user: str | None) -> ExternalAPIError:
         """Make the error of an answer that another try won't change."""
         status = response.status_code
         explained = _explained(response)
-        if status == 404 and explained:
+        if status == 404 and explained and user is not None:
             message = f"ListenBrainz has no user {user!r}: check the spelling (404 from {url})"
             return self._error(UnknownUserError, message, url, status)
         if status == 401:
@@ -325,7 +334,13 @@ def _decoded(response: requests.Response) -> dict[str, Any]:
         answer = from_json(response.content)
     except ValueError:
         raise _Retryable(f"status {status}, but the answer is not JSON", _CHECK_URL, status=status) from None
-    payload = answer.get("payload") if type(answer) is dict else None
+    if type(answer) is not dict:
+        raise _other_shape("payload")
+    return answer
+
+
+def _payload(answer: dict[str, Any]) -> dict[str, Any]:
+    payload = answer.get("payload")
     if type(payload) is not dict:
         raise _other_shape("payload")
     return payload

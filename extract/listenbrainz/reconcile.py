@@ -120,6 +120,7 @@ def reconcile_listenbrainz(
     """
     done: list[Reconciled] = []
     with client_for(settings) as client, landing(settings, SOURCE) as target:
+        target.blocklist.refuse(users or [])
         for name in known_users(target.connection) if users is None else users:
             requests = client.requests
             one = _User(client, target, settings, Reconciled(name), confirm, progress, clock)
@@ -158,8 +159,8 @@ def reconciliation(user_name: str, reported: int, unexplained: int, findings: _F
 
     @dlt.resource(write_disposition="append", schema_contract=RAW_CONTRACT)
     def listen_counts() -> Iterator[pa.Table]:
-        yield counts_table(user_name, reported, now)
         # With every package: by it the marts know whom to reconcile anew.
+        yield counts_table(user_name, reported, now)
 
     return listens, listen_tombstones, listen_counts
 

@@ -28,12 +28,16 @@ class Topic:
 def listen_topics(config: KafkaConfig, name: str, partitions: int, replication: int = -1) -> list[Topic]:
     """Return the topic of the listens and that of its dead letters, which may be a little larger.
 
-    Listens carry the broker's time, whatever their producer says: against it a wrong clock is told.
+    Listens carry the broker's time, whatever their producer says: against it a wrong clock is told. Both name people:
+    they are kept for `config.retention_days`, whatever the brokers do by default.
     """
     largest = config.max_event_bytes + HEADROOM_BYTES
+    retention = {"retention.ms": str(config.retention_days * 86_400_000)}
     return [
-        Topic(name, partitions, replication, {"message.timestamp.type": "LogAppendTime"}),
-        Topic(dead_letter_topic(name), 1, replication, {"max.message.bytes": str(largest + HEADROOM_BYTES)}),
+        Topic(name, partitions, replication, {"message.timestamp.type": "LogAppendTime", **retention}),
+        Topic(
+            dead_letter_topic(name), 1, replication, {"max.message.bytes": str(largest + HEADROOM_BYTES), **retention}
+        ),
     ]
 
 

@@ -36,6 +36,8 @@ class KafkaConfig:
     delivery_timeout: float = 120.0
     max_event_bytes: int = 1_000_000
     """Largest event, key and headers included; a broker's own default is 1,048,588."""
+    retention_days: int = 30
+    """How long topics that we make keep their events."""
     client_id: str = "music-pulse"
 
     def __post_init__(self) -> None:
@@ -66,6 +68,7 @@ class KafkaConfig:
             sasl_password=password.get_secret_value() if password else None,
             connect_timeout=settings.kafka_connect_timeout,
             delivery_timeout=settings.kafka_delivery_timeout,
+            retention_days=settings.kafka_retention_days,
         )
 
     @property

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from helpers import listen
 
+from music_pulse.blocklist import Blocklist, keyed_hash
 from streaming.client import JsonSerializer, Record
 from streaming.events import EventBuilder
 from streaming.listen_rows import ListenReader, StreamRow
@@ -162,3 +163,18 @@ def test_the_future_is_seen_from_when_the_broker_got_the_event() -> None:
     assert read(record(built, sent=1_699_000_000))[1] == ["listened_at is in the future"]
     assert read(record(built, sent=1_700_000_000))[1] == []
     assert read(record(built, sent=-0.001))[1] == []
+
+
+def test_what_is_of_somebody_blocked_is_neither_a_row_nor_refused() -> None:
+    blocklist = Blocklist(b"secret", [keyed_hash(b"secret", "ann"), keyed_hash(b"secret", "Eve")])
+    kept = record(event(1_700_000_000, user="Bob"))._replace(key=b"Bob")
+    records = [
+        kept,
+        record(event(1_700_000_000, user=" EVE "))._replace(key=b"bob"),
+        record(event(1_700_000_000, user="Bob"))._replace(key=b"ANN"),
+        record(b"nothing of an event")._replace(key=b"Ann "),
+        record(b"nothing of an event")._replace(key=None),
+    ]
+    rows, refused = ListenReader(JsonSerializer(), MAX_BYTES).read(records, blocklist)
+    assert [row.user_name for row in rows] == ["Bob"]
+    assert [refusal.record for refusal in refused] == [records[-1]]

@@ -15,10 +15,20 @@ from helpers import listen
 from pyspark.sql import DataFrame, SparkSession
 from trending_reference import Row, Sent, TrendingReference, Window, windows_of
 
+from music_pulse.blocklist import Blocklist, keyed_hash
 from music_pulse.embedded.java import java_home
 from streaming import spark as spark_session
 from streaming.events import EventBuilder
-from streaming.transforms import CLOCK_AHEAD, MALFORMED, counted, parsed, recent_listens, window_changes
+from streaming.transforms import (
+    BLOCKED,
+    CLOCK_AHEAD,
+    MALFORMED,
+    counted,
+    parsed,
+    recent_listens,
+    window_changes,
+    without_blocked,
+)
 from streaming.trending_rules import TrendingRules
 from streaming.trending_sink import Changes
 
@@ -243,3 +253,14 @@ def _sum(held: Row | None, added: Row) -> Row:
     track = None if held.track_name is None else min(held.track_name, added.track_name or "", key=str.encode)
     artist = min(held.artist_name, added.artist_name, key=str.encode)
     return Row(artist, track, held.listens + added.listens, held.listeners + added.listeners)
+
+
+def test_the_blocked_are_left_out_whatever_their_names_are(spark: SparkSession) -> None:
+    named = sent(*(listen(START, user=name) for name in ["Bob", "Ünna 'x'", "ann", "李"]))
+    given = [*named, *sent(listen(START, user="Ahead"), at=START - 99)]
+    events = parsed(records(spark, given), RULES)
+    secret = bytes(range(32))
+    blocklist = Blocklist(secret, [keyed_hash(secret, name) for name in ("ÜNNA 'X'", "李", "ahead", "nobody")])
+    found = {row["user_key"]: row["left_out"] for row in without_blocked(events, blocklist).collect()}
+    assert found == {"bob": None, "ünna 'x'": BLOCKED, "ann": None, "李": BLOCKED, "ahead": CLOCK_AHEAD}
+    assert without_blocked(events, Blocklist()) is events
