@@ -34,6 +34,8 @@ from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from doubles import metadata
+
 MAX_ITEMS_PER_GET = 1000
 DEFAULT_ITEMS_PER_GET = 25
 FETCH_WINDOW_S = 30 * 86_400
@@ -112,7 +114,7 @@ class ListenBrainzDouble:
     `requests`: (path, query) of each request so far; `authorizations`: its header, or None. `rate_limit`:
     (requests, seconds of a window) or None. `token`: if set, others get 401. `faults`: each one answers one
     request. `fault`: a function (index, path, query) -> Fault or None, asked before `faults`. `miscount`: what is
-    added to a user's count, by lower-case name.
+    added to a user's count, by lower-case name. `recordings`: metadata by MBID (see `metadata.recording`).
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
@@ -149,6 +151,7 @@ class ListenBrainzDouble:
             self.fault: Callable[[int, str, dict[str, str]], Fault | None] | None = None
             self.caches = False
             self.miscount: dict[str, int] = {}
+            self.recordings: dict[str, Any] = {}
             self._cache: dict[tuple[str, str, str], tuple[float, Any]] = {}
             self._users: dict[str, _User] = {}
             self._numbers = 0
@@ -245,6 +248,11 @@ class ListenBrainzDouble:
                     raise _Refused(429, TOO_MANY)
                 if self.token is not None and authorization not in (None, f"Token {self.token}"):
                     raise _Refused(401, "Invalid authorization token.")
+                if path == "/1/metadata/recording/":
+                    found = metadata.answer(self.recordings, query)
+                    if isinstance(found, str):
+                        raise _Refused(400, found)
+                    return _Answer(200, _json(found), headers)
                 return _Answer(200, _json({"payload": self._payload(path, query)}), headers)
             except _Refused as error:
                 return _Answer(error.status, _json({"code": error.status, "error": str(error)}), headers)
