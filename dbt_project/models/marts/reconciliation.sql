@@ -135,7 +135,9 @@ refused as (
         on
             quarantine.payload_hash = tombstones.payload_hash
             and quarantine.user_id = tombstones.user_id
-    {{ and_is_touched("coalesce(quarantine.user_id, '')") }}
+    where
+        1 = 1
+        {{ and_is_touched("coalesce(quarantine.user_id, '')") }}
     group by quarantine.user_id
 
 ),
