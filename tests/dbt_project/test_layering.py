@@ -130,17 +130,31 @@ def test_every_description_starts_with_the_grain(models: list[Node]) -> None:
     assert [model["name"] for model in models if not model["description"].startswith("One row ")] == []
 
 
+def columns_of_raw() -> dict[str, list[str]]:
+    """Return the columns of each table that extract/raw.sql and streaming/raw.sql create."""
+    text = "".join((PROJECT_ROOT / folder / "raw.sql").read_text() for folder in ("extract", "streaming"))
+    return {
+        table: re.findall(r"^    (?!primary key)(\w+) ", body, re.MULTILINE)
+        for table, body in re.findall(r"(?ms)^create table if not exists raw\.(\w+) \((.*?)^\)", text)
+    }
+
+
 def test_every_column_is_described(manifest: dict[str, Any], models: list[Node]) -> None:
     seeds = [node for node in manifest["nodes"].values() if node["resource_type"] == "seed"]
+    sources = list(manifest["sources"].values())
     bare = [
         f"{node['name']}.{column['name']}"
-        for node in models + seeds
+        for node in models + seeds + sources
         for column in node["columns"].values()
         if not column["description"].strip().endswith(".")
     ]
     assert bare == []
     assert [node["name"] for node in models + seeds if not node["columns"]] == []
-    assert [source["name"] for source in manifest["sources"].values() if not source["description"]] == []
+    assert [source["name"] for source in sources if not source["description"]] == []
+    created = columns_of_raw()
+    assert {source["identifier"]: list(source["columns"]) for source in sources} == {
+        source["identifier"]: created[source["identifier"]] for source in sources
+    }
 
 
 def test_every_model_has_a_test_of_its_key(manifest: dict[str, Any], models: list[Node]) -> None:
