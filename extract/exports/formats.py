@@ -55,6 +55,8 @@ def _what_is_wrong(head: Head) -> str:
         return "it is empty: it holds no listens"
     if head.start.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "it is in UTF-16: save it in UTF-8"
+    if head.start.startswith(b"PK\x03\x04"):
+        return "it is a zip that is damaged or cut off"
     if b"\0" in head.start:
         return "it is binary"
     try:

@@ -14,6 +14,9 @@ from extract.exports.files import lines
 from extract.exports.format import Format, Head
 from extract.rows import RowBuilder
 
+_FIRST = 20
+"""Lines that are looked at."""
+
 
 def _read(file: IO[bytes], name: str, builder: RowBuilder) -> Iterator[None]:
     first = 1
@@ -24,7 +27,8 @@ def _read(file: IO[bytes], name: str, builder: RowBuilder) -> Iterator[None]:
 
 
 def _recognises(head: Head) -> bool:
-    return "track_metadata" in head.line
+    # The first line may be a bad one: it goes to quarantine as any other does.
+    return any("track_metadata" in Head(head.name, line).line for line in head.start.split(b"\n", _FIRST)[:_FIRST])
 
 
 FORMAT = Format(

@@ -7,7 +7,7 @@ import logging
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -41,6 +41,8 @@ class Unit:
     content_hash: str
     format: Format
     parts: tuple[Part, ...]
+    user_name: str | None = None
+    """Whose listens they are, where the archive says so."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ def _units_of_zip(name: str, path: Path, format: Format | None) -> list[Unit | R
     digest = content_hash(path)
     units: dict[str, Unit] = {}
     refused: list[Unit | RefusedUnit] = []
+    user_name: str | None = None
     for part in _parts_of_zip(name, path):
         try:
             found = format or detect(part.head())
@@ -83,6 +86,7 @@ def _units_of_zip(name: str, path: Path, format: Format | None) -> list[Unit | R
             refused.append(RefusedUnit(part.name, error))
             continue
         if found is None:
+            user_name = user_name or _user_of(part)
             logger.info("%s: passed over, no listening history", part.name)
             continue
         unit_name = name if found.is_one_archive else part.name
@@ -90,7 +94,13 @@ def _units_of_zip(name: str, path: Path, format: Format | None) -> list[Unit | R
         parts = (*known.parts, part) if known else (part,)
         part_hash = hashlib.blake2b(f"{digest}/{part.name}".encode(), digest_size=32).hexdigest()
         units[unit_name] = Unit(unit_name, digest if found.is_one_archive else part_hash, found, parts)
-    return [*units.values(), *refused]
+    return [*(replace(unit, user_name=user_name) for unit in units.values()), *refused]
+
+
+def _user_of(part: Part) -> str | None:
+    """Read ListenBrainz's `user.json` (listenbrainz-server, background/export.py)."""
+    name = part.head().line.get("username") if PurePosixPath(part.name).name == "user.json" else None
+    return name if isinstance(name, str) and name.strip() else None
 
 
 def _parts_of_zip(name: str, path: Path) -> Iterator[Part]:

@@ -140,11 +140,14 @@ def test_a_listenbrainz_export_is_one_file(warehouse: Settings, tmp_path: Path) 
             archive.writestr(
                 f"listens/2020/{month}.jsonl", json.dumps({**LISTEN, "listened_at": 1_600_000_000 + month})
             )
-        archive.writestr("user.json", "{}")
-    done = import_files(warehouse, [path], user_name="ann")
+        archive.writestr("user.json", '{"user_id": 1, "username": "Ann"}')
+    done = import_files(warehouse, [path])
     assert [(file.name, file.format, file.landed) for file in done.files] == [
         ("listenbrainz_ann.zip", "listenbrainz", 3)
     ]
+    assert query(warehouse, "select distinct user_name from raw.listens") == [("Ann",)]
+    assert import_files(warehouse, [path]).files[0].was_imported
+    assert not import_files(warehouse, [path], user_name="bob").files[0].was_imported
 
 
 @pytest.mark.parametrize("member", ["../evil.json", "/etc/evil.json", "in/../../evil.json", "C:\\evil.json"])
@@ -180,8 +183,16 @@ def test_a_damaged_zip_and_one_without_a_history_are_refused(module_warehouse: S
     write(tmp_path / "b.zip", bytes(damaged))
     with zipfile.ZipFile(tmp_path / "c.zip", "w") as archive:
         archive.writestr("readme.txt", "hello")
-    done = import_files(module_warehouse, [tmp_path / "b.zip", tmp_path / "c.zip"], user_name="ann")
-    assert ["damaged or incomplete" in done.errors[0], "nothing in this zip" in done.errors[1]] == [True, True]
+    write(tmp_path / "d.zip", path.read_bytes()[:300])
+    errors = import_files(module_warehouse, [tmp_path / f"{name}.zip" for name in "bcd"], user_name="ann").errors
+    expected = ["damaged or incomplete", "nothing in this zip", "a zip that is damaged or cut off"]
+    assert [words in error for words, error in zip(expected, errors, strict=True)] == [True] * 3
+
+
+def test_a_bad_first_line_goes_to_quarantine_as_any_other(warehouse: Settings, tmp_path: Path) -> None:
+    path = write(tmp_path / "listens.jsonl", b"no json\n" + json.dumps(LISTEN).encode() + b"\n")
+    [file] = import_files(warehouse, [path], user_name="ann").files
+    assert (file.landed, file.refused, file.error) == (1, 1, None)
 
 
 def test_a_file_that_is_still_being_written_is_refused(
