@@ -114,24 +114,20 @@ class _Importer:
         if isinstance(unit, RefusedUnit):
             return _refused(unit.name, unit.error)
         done = ImportedFile(unit.name, unit.format.name)
-        if self._load_id(unit):
+        user_name = self.user_name or unit.user_name
+        if self._load_id(unit, user_name):
             logger.info("%s was imported before: nothing to do", unit.name)
             done.was_imported = True
             return done
         try:
-            self._check_user(unit)
-            self.target.run(exports(unit, self.user_name, done, path, self.progress, self.target.blocklist))
+            _check_user(unit, user_name)
+            self.target.run(exports(unit, user_name, done, path, self.progress, self.target.blocklist))
         except InputError as error:
             return _refused(unit.name, error)
-        done.load_id = self._load_id(unit)
+        done.load_id = self._load_id(unit, user_name)
         return done
 
-    def _check_user(self, unit: Unit) -> None:
-        if self.user_name or (unit.format.names_users and unit.parts[0].head().line.get("user_name")):
-            return
-        raise InputError(f"{unit.name}: its records don't name their user: say whose they are with --user NAME")
-
-    def _load_id(self, unit: Unit) -> str | None:
+    def _load_id(self, unit: Unit, user_name: str | None) -> str | None:
         row = self.target.connection.execute(
             """
             select load_id
@@ -139,9 +135,15 @@ class _Importer:
             inner join raw._dlt_loads on load_id = _dlt_load_id and status = 0
             where content_hash = %s and format = %s and user_name is not distinct from %s
             """,
-            [unit.content_hash, unit.format.name, self.user_name],
+            [unit.content_hash, unit.format.name, user_name],
         ).fetchone()
         return row[0] if row else None
+
+
+def _check_user(unit: Unit, user_name: str | None) -> None:
+    if user_name or (unit.format.names_users and unit.parts[0].head().line.get("user_name")):
+        return
+    raise InputError(f"{unit.name}: its records don't name their user: say whose they are with --user NAME")
 
 
 def _refused(name: str, error: InputError) -> ImportedFile:
