@@ -71,8 +71,8 @@ class Blocklist:
         """Raise `InputError`, which names nobody, if one of them is on the list."""
         if self.hashes and any(name is not None and name in self for name in user_names):
             raise InputError(
-                "there are listens of a person who was forgotten here and is kept out; "
-                "if that person wants it, add --user NAME --allow"
+                "these are listens, or among them are, of a person who was forgotten here and is kept out; "
+                "if that person wants to come back, add --user NAME --allow"
             )
 
 

@@ -174,7 +174,7 @@ def _erase(settings: Settings, person: _Person, names: list[str]) -> Receipt:
     if is_built:
         transform.build(settings)
         with transform.one_build(settings), connect(admin, autocommit=True) as connection:
-            _delete_marked(connection, names)
+            _delete_marked(connection, person)
         _export(settings)
     with connect(admin) as connection:
         if left := _named_in(connection, person.is_called):
@@ -221,8 +221,13 @@ def _mark(connection: psycopg.Connection, names: list[str]) -> int:
     return marked
 
 
-def _delete_marked(connection: psycopg.Connection, names: list[str]) -> None:
-    connection.execute(f"delete from {_MARKED} where user_id = any(%s) and is_deleted".encode(), [names])
+def _delete_marked(connection: psycopg.Connection, person: _Person) -> None:
+    """Delete the marked listens, and what the hooks of the build noted of their user."""
+    with connection.transaction():
+        for column, names in _named_in(connection, person.is_called).items():
+            if column.table.startswith("intermediate."):
+                statement = f"delete from {column.table} where {column.name} = any(%s)"
+                connection.execute(statement.encode(), [column.spelt(names)])
 
 
 def _export(settings: Settings) -> None:

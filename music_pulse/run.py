@@ -130,7 +130,7 @@ def forget(settings: Settings, user_name: str, confirm: Callable[[str], bool]) -
     out = console()
     out.print(table("Erased", ["what", "rows"], receipt.rows.items()))
     out.print(
-        f"Receipt {receipt.erasure_id} in raw.erasures; blocked as {receipt.user_hash[:12]}.... Kafka keeps events for "
+        f"Receipt {receipt.erasure_id} in raw.erasures; blocked as {receipt.user_hash[:12]}…. Kafka keeps events for "
         f"{settings.kafka_retention_days} days; for backups and what else isn't ours to erase see docs/privacy.md."
     )
 
