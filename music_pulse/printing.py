@@ -46,7 +46,8 @@ def print_summary(
         f"{found.listens:,} listens of {found.tracks:,} tracks by {found.artists:,} artists: {found.minutes:,.0f} "
         f"minutes"
         + (
-            f" ({found.listens_without_duration:,} listens of unknown length add none)."
+            f" ({found.listens_without_duration:,} listens, {found.listens_without_duration / found.listens:.1%}, are "
+            "of unknown length and add none)."
             if found.listens_without_duration
             else "."
         )

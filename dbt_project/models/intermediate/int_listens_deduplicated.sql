@@ -101,6 +101,23 @@ judged as {{ not_materialized() }} (
 
 {%- if is_incremental() %}
 
+-- What ListenBrainz has told of since.
+new_recordings as materialized (
+
+    select
+        recordings.recording_mbid,
+        cast(null as uuid) as track_id
+    from {{ ref('int_recordings') }} as recordings
+    where recordings.load_id in (select pending_loads.load_id from pending_loads)
+    union all
+    select
+        null,
+        mapped.track_id
+    from {{ ref('int_track_recordings') }} as mapped
+    where mapped.load_id in (select pending_loads.load_id from pending_loads)
+
+),
+
 built as (
 
     select
@@ -132,6 +149,27 @@ built as (
     where
         {{ rule_changed(['min_play_seconds']) }}
         and held.is_skip != {{ is_skip('held') }}
+    union all
+    select
+        held.{{ columns | join(', held.') }},
+        held.is_deleted
+    from {{ this }} as held
+    where
+        exists (select 1 from new_recordings)
+        and (
+            held.recording_mbid in (
+                select new_recordings.recording_mbid from new_recordings
+                where new_recordings.recording_mbid is not null
+            )
+            or held.mapped_recording_mbid in (
+                select new_recordings.recording_mbid from new_recordings
+                where new_recordings.recording_mbid is not null
+            )
+            or held.track_id in (
+                select new_recordings.track_id from new_recordings
+                where new_recordings.track_id is not null
+            )
+        )
 
 ),
 {%- endif %}
@@ -212,6 +250,19 @@ zones as (
 
 ),
 
+-- What the listens themselves don't say.
+recordings as (
+
+    select * from {{ ref('int_recordings') }}
+
+),
+
+mapped as (
+
+    select * from {{ ref('int_track_recordings') }}
+
+),
+
 winners as (
 
     select
@@ -221,6 +272,11 @@ winners as (
         {{ is_skip('preferred') }} as is_skip,
         preferred.is_deleted,
         cast(null as uuid) as near_duplicate_of,
+        mapped.recording_mbid as mapped_recording_mbid,
+        case
+            when coalesce(preferred.played_ms, preferred.duration_ms) is null
+                then recordings.length_ms
+        end as recording_length_ms,
         {{ local_day(
             'preferred.listened_at',
             "coalesce(zones.time_zone, '" ~ var('time_zone') ~ "')"
@@ -228,6 +284,14 @@ winners as (
         {{ change_id() }} as changed_at
     from preferred
     left join zones on lower(preferred.user_id) = zones.user_key
+    left join mapped
+        on
+            preferred.recording_mbid is null
+            and preferred.track_id = mapped.track_id
+    left join recordings
+        on
+            coalesce(preferred.recording_mbid, mapped.recording_mbid)
+            = recordings.recording_mbid
 
 )
 
@@ -249,4 +313,6 @@ where
     or built.day != winners.day
     or built.is_skip != winners.is_skip
     or built.is_deleted != winners.is_deleted
+    or built.mapped_recording_mbid is distinct from winners.mapped_recording_mbid
+    or built.recording_length_ms is distinct from winners.recording_length_ms
 {%- endif %}
