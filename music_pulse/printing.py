@@ -60,11 +60,14 @@ def print_summary(
 
 
 def _users_table(found: Summary) -> Any:
-    columns = ["user", "landed", "refused", "duplicates", "skipped", "listens"]
+    columns = ["user", "landed", "refused", "duplicates", "near-duplicates", "skipped", "listens"]
     rows: list[list[Any]] = [
-        [user.user_id or "(none named)", user.landed, user.refused, user.duplicates, user.skipped, user.listens]
+        [
+            user.user_id or "(none named)", user.landed, user.refused, user.duplicates, user.near_duplicates,
+            user.skipped, user.listens,
+        ]
         for user in found.users
-    ]
+    ]  # fmt: skip
     if any(user.reported is not None for user in found.users):
         columns += ["ListenBrainz reports", "held from it", "difference"]
         for row, user in zip(rows, found.users, strict=True):

@@ -24,7 +24,7 @@ _WRITING = (
 )  # fmt: skip
 
 USERS = """
-    select user_id, reported, held, difference, landed, refused, duplicates, skipped, listens
+    select user_id, reported, held, difference, landed, refused, duplicates, near_duplicates, skipped, listens
     from marts.reconciliation
     order by listens desc, user_id
 """
@@ -68,6 +68,7 @@ class User:
     landed: int
     refused: int
     duplicates: int
+    near_duplicates: int
     skipped: int
     listens: int
 

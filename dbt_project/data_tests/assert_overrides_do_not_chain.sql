@@ -8,7 +8,10 @@ overrides as (
 
 )
 
-select overrides.*
+select
+    overrides.kind,
+    overrides.id,
+    overrides.canonical_id
 from overrides
 inner join overrides as next_overrides
     on

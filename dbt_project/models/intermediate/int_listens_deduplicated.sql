@@ -21,7 +21,7 @@ tombstones as {{ not_materialized() }} (
         written.user_id,
         max({{ code_points('written.load_id') }}) as load_id
     from {{ ref('stg_batch__tombstones') }} as written
-    inner join ({{ loads() }}) as loads on written.load_id = loads.load_id
+    where written.load_id in ({{ loads() }})
     group by written.payload_hash, written.user_id
 
 ),
