@@ -87,7 +87,7 @@
                 listens.listened_at - lag(listens.listened_at) over in_order as since_last,
                 lead(listens.listened_at) over in_order - listens.listened_at as until_next
             from listens
-            window in_order as (partition by listens.user_key, listens.track_id order by listens.listened_at)
+            window in_order as (partition by listens.track_id, listens.user_key order by listens.listened_at)
         ) as placed
         where placed.since_last < {{ limit }} or placed.until_next < {{ limit }}
     ),
@@ -95,7 +95,7 @@
         select
             neighbours.*,
             count(*) filter (where coalesce(neighbours.since_last >= {{ limit }}, true))
-                over (partition by neighbours.user_key, neighbours.track_id order by neighbours.listened_at)
+                over (partition by neighbours.track_id, neighbours.user_key order by neighbours.listened_at)
                 as chain_number
         from neighbours
     ),
@@ -106,11 +106,11 @@
                 numbered.*,
                 first_value(numbered.listen_id) over in_order as chain_id,
                 bool_or(numbered.is_touched)
-                    over (partition by numbered.user_key, numbered.track_id, numbered.chain_number)
+                    over (partition by numbered.track_id, numbered.user_key, numbered.chain_number)
                     as chain_is_touched
             from numbered
             window in_order as (
-                partition by numbered.user_key, numbered.track_id, numbered.chain_number
+                partition by numbered.track_id, numbered.user_key, numbered.chain_number
                 order by numbered.listened_at
             )
         ) as joined
