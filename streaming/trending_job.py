@@ -216,7 +216,8 @@ def _follow(query: StreamingQuery, last: int, progress: Progress, left_out: Left
     """Tell of the batches after `last`; return the newest."""
     for progressed in query.recentProgress:
         report = json.loads(progressed.json)
-        if report["batchId"] > last:
+        # An idle query reports the batch that is yet to come, as empty.
+        if report["batchId"] > last and "addBatch" in report["durationMs"]:
             last = report["batchId"]
             left_out.record(report)
             done = _batch_progress(report)
