@@ -174,6 +174,7 @@ def exports(
             raise InputError(f"{unit.name}: holds no listens")
         done.records, done.landed = builder.seen, builder.landed
         done.refused, done.no_music = builder.refused, builder.passed_over
+        done.repeats = builder.repeats
         yield dlt.mark.with_table_name(_note(unit, user_name, done), "imported_files")
 
     return plays

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import psycopg
@@ -35,6 +35,8 @@ class ImportedFile:
     """It was imported before, and nothing was done."""
     error: str | None = None
     """Why the whole file was refused, in one line."""
+    repeats: int = 0
+    """Duplicates of an earlier record of the same file."""
     load_id: str | None = None
 
 
@@ -43,35 +45,37 @@ def count_repeats(connection: psycopg.Connection, files: Sequence[ImportedFile],
     loads = {file.load_id: file for file in files if file.load_id}
     if not loads:
         return
-    asked = {"loads": list(loads), "least": min_play_seconds * 1000}
-    for load_id, skipped in connection.execute(
+    asked: dict[str, Any] = {"loads": list(loads), "least": min_play_seconds * 1000}
+    spans = connection.execute(
         """
-        select _dlt_load_id, count(*)
+        select
+            _dlt_load_id,
+            count(*) filter (
+                where played_ms < %(least)s and (duration_ms is null or 2 * played_ms < duration_ms)
+            ),
+            min(listened_at),
+            max(listened_at)
         from raw.listens
-        where
-            _dlt_load_id = any(%(loads)s)
-            and played_ms < %(least)s
-            and (duration_ms is null or 2 * played_ms < duration_ms)
+        where _dlt_load_id = any(%(loads)s)
         group by _dlt_load_id
         """,
         asked,
-    ):
+    ).fetchall()
+    for load_id, skipped, _, _ in spans:
         loads[load_id].skipped = skipped
+    asked["earliest"] = min((span[2] for span in spans), default=None)
+    asked["latest"] = max((span[3] for span in spans), default=None)
+    if len(loads) == 1 and not _has_others(connection, asked):
+        for file in loads.values():
+            file.duplicates = file.repeats
+        return
     new_listens: dict[str, int] = dict(
         connection.execute(
             """
-            with spans as (
-                select min(listened_at) as earliest, max(listened_at) as latest
-                from raw.listens
-                where _dlt_load_id = any(%(loads)s)
-            ),
-
-            listens as (
+            with listens as (
                 select min(_dlt_load_id) as first_load_id
                 from raw.listens
-                where
-                    listened_at >= (select spans.earliest from spans)
-                    and listened_at <= (select spans.latest from spans)
+                where listened_at between %(earliest)s and %(latest)s
                 group by listen_id
             )
 
@@ -85,3 +89,18 @@ def count_repeats(connection: psycopg.Connection, files: Sequence[ImportedFile],
     )
     for load_id, file in loads.items():
         file.duplicates = file.landed - new_listens.get(load_id, 0)
+
+
+def _has_others(connection: psycopg.Connection, asked: dict[str, Any]) -> bool:
+    """Return whether other loads have listens of the same time."""
+    row = connection.execute(
+        """
+        select exists (
+            select 1
+            from raw.listens
+            where listened_at between %(earliest)s and %(latest)s and _dlt_load_id != all(%(loads)s)
+        )
+        """,
+        asked,
+    ).fetchone()
+    return row == (True,)
