@@ -68,14 +68,15 @@
             held.{{ columns | join(', held.') }},
             {{ folded('held.user_id') }} as user_key,
             not held.is_skip and not held.is_deleted as takes_part,
-            held.listen_id in (select touched.listen_id from touched) as is_touched
+            touched.listen_id is not null as is_touched
         from {{ this }} as held
+        left join touched on held.listen_id = touched.listen_id
         where held.day = any(array(
-                select distinct touched.day + around.days
-                from touched
+                select distinct days.day + around.days
+                from touched as days
                 cross join (values (-1), (0), (1)) as around (days)
             ))
-            and held.track_id in (select touched.track_id from touched)
+            and held.track_id in (select tracks.track_id from touched as tracks)
     ),
     {%- endif %}
     -- Those with a neighbour; few.
