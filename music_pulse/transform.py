@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -41,6 +42,7 @@ _PROJECT_COMMANDS = {
     "run-operation", "seed", "show", "snapshot", "source", "test",
 }  # fmt: skip
 _VARS_COMMANDS = _PROJECT_COMMANDS - {"clean", "debug", "deps"}
+_LACKS_COLUMN = re.compile(r"column \S+ (of relation \S+ )?does not exist|out of sync")
 _RESULTS = {
     "LogModelResult",
     "LogTestResult",
@@ -119,7 +121,9 @@ def _build(settings: Settings, progress: Progress, full_refresh: bool) -> None:
             raise
     if process.returncode:
         detail = "; ".join(failures[:3]) or f"dbt ended with exit code {process.returncode}"
-        raise BuildError(f"dbt build failed: {detail} (see {settings.home / 'logs' / 'dbt' / 'dbt.log'})")
+        # Tables of an older version lack what the models have gained.
+        advice = "after an upgrade, build anew with --full-refresh; " if _LACKS_COLUMN.search(detail) else ""
+        raise BuildError(f"dbt build failed: {detail} ({advice}see {settings.home / 'logs' / 'dbt' / 'dbt.log'})")
 
 
 def _command(settings: Settings, arguments: Sequence[str]) -> list[str]:
