@@ -388,12 +388,14 @@ def stream_simulate(
 
 @stream_app.command("replay")
 def stream_replay(
-    path: Annotated[Path, typer.Argument(metavar="FILE", help="JSON lines, plain or gzip.")],
+    path: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="JSON lines, plain or gzip; default: what is landed.")
+    ] = None,
     speed: Annotated[float, typer.Option(min=0.001, help="So many times as fast as it was listened to.")] = 3600.0,
     user: Annotated[str | None, typer.Option("--user", "-u", help="Whose listens, unless the lines say.")] = None,
     demo: Demo = False,
 ) -> None:
-    """Send the listens of a file in the order of their times."""
+    """Send a history, of a file or landed, in the order of its times."""
     from music_pulse import streams
 
     with _warehouse(demo) as settings:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from music_pulse.display import Report, console, step
@@ -161,15 +162,31 @@ def run_simulator(settings: Settings, rate: float, seconds: float | None = None,
         )
 
 
-def run_replay(settings: Settings, path: Path, speed: float, user_name: str | None) -> tuple[int, int]:
-    """Send a file of listens in the order of their times; return how many were sent, and how many are none."""
-    from streaming.events import event_serializer
-    from streaming.simulator import replay
-
+def run_replay(settings: Settings, path: Path | None, speed: float, user_name: str | None) -> tuple[int, int]:
+    """Send a file of listens, or what is landed, in the order of the times; return how many were sent, and are none."""
+    if path is None:
+        with TemporaryDirectory() as folder:
+            return _replay_file(settings, _landed(settings, Path(folder), user_name), speed, None)
     try:
         path.open("rb").close()  # before a broker is started for it
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror}") from error
+    return _replay_file(settings, path, speed, user_name)
+
+
+def _landed(settings: Settings, folder: Path, user_name: str | None) -> Path:
+    from extract.landed import write_landed
+
+    path = folder / "what is landed"
+    if not write_landed(settings, path, user_name):
+        raise InputError(f"nothing is landed{f' of {user_name}' if user_name else ''}: pulse run lands listens")
+    return path
+
+
+def _replay_file(settings: Settings, path: Path, speed: float, user_name: str | None) -> tuple[int, int]:
+    from streaming.events import event_serializer
+    from streaming.simulator import replay
+
     stop = until_stopped()
     with broker(settings) as config, step("Replaying") as report:
         return replay(

@@ -131,6 +131,13 @@ def test_a_replayed_history_is_landed_once_however_often(
     landed = query(demo, "select listen_id from raw.stream_listens where user_name not like 'synthetic%'")
     assert {row[0] for row in landed} == expected
     assert len(landed) == len(expected)
+    assert pulse("extract", "synthetic", "--listens", "500").returncode == 0
+    again = pulse("stream", "replay", "--speed", "1e12", "--demo", "--user", "synthetic_1")
+    assert again.returncode == 0, again.stderr
+    [(rows,)] = query(demo, "select count(distinct listen_id) from raw.listens where user_name = 'synthetic_1'")
+    assert f"sent {rows:,} events, 0 lines" in again.stdout
+    nobody = pulse("stream", "replay", "--demo", "--user", "nobody")
+    assert (nobody.returncode, "nothing is landed of nobody" in nobody.stderr) == (2, True)
     shown = pulse("stream", "status", "--demo")
     assert shown.returncode == 0, shown.stderr
     assert f"{demo.kafka_topic}.sink" in shown.stdout
