@@ -200,7 +200,7 @@ def enrich(
         int | None, typer.Option(min=1, help="Most recordings to ask for; default: PULSE_ENRICH_RECORDINGS.")
     ] = None,
 ) -> None:
-    """Ask ListenBrainz for what listens don't say: lengths, genres, canonical names.
+    """Ask ListenBrainz for lengths, genres and canonical names.
 
     Most listened first. Started again, it goes on.
     """
@@ -258,7 +258,7 @@ def forget(
     user: Annotated[str, typer.Option("--user", "-u", help="Who, in any spelling.", show_default=False)],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
 ) -> None:
-    """Erase a person from all that is kept here, and keep them out (docs/privacy.md).
+    """Erase a person everywhere, and keep them out (docs/privacy.md).
 
     Started again, it goes on with what was interrupted.
     """
