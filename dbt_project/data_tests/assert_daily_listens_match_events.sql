@@ -1,4 +1,5 @@
--- The days of `daily_aggregates` hold the listens of `listen_events`, and no other days.
+-- The days of `daily_aggregates`, and of `user_daily_tracks` summed by entity, hold the
+-- listens of `listen_events`, and no other days.
 {{ config(tags=['untested']) }}
 with
 
@@ -24,15 +25,28 @@ aggregates as (
         and dimension = 'all'
         and {{ untested_days('day') }}
 
+),
+
+entities as (
+
+    select
+        day,
+        {{ whole_sum('listens') }} as listens
+    from {{ ref('user_daily_tracks') }}
+    where {{ untested_days('day') }}
+    group by day
+
 )
 
 select
-    coalesce(events.day, aggregates.day) as day,
+    coalesce(events.day, aggregates.day, entities.day) as day,
     events.listens as in_events,
-    aggregates.listens as in_aggregates
+    aggregates.listens as in_aggregates,
+    entities.listens as in_entities
 from events
 full outer join aggregates on events.day = aggregates.day
+full outer join entities on events.day = entities.day
 where
     events.listens is null
-    or aggregates.listens is null
-    or events.listens != aggregates.listens
+    or events.listens is distinct from aggregates.listens
+    or events.listens is distinct from entities.listens

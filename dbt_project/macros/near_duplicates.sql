@@ -210,7 +210,7 @@
         select chains.listen_id, judged.near_duplicate_of
         from chains
         left join judged on chains.listen_id = judged.listen_id
-        {%- if looks_at_all %}
+        {%- if looks_at_all and is_incremental() %}
         union all
         select held.listen_id, null
         from {{ this }} as held

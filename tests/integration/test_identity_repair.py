@@ -182,5 +182,5 @@ def test_a_listen_lost_on_the_way_to_the_entities_is_found(warehouse: Settings, 
     load(warehouse, tmp_path, FIRST)
     build(warehouse)
     execute(warehouse, "update marts.user_daily_tracks set listens = listens + 1 where day = '2023-11-17'")
-    test = ["--quiet", "test", "--select", "assert_entities_hold_all_listens"]
+    test = ["--quiet", "test", "--select", "assert_daily_listens_match_events"]
     assert transform.run_dbt(warehouse, test) == 1

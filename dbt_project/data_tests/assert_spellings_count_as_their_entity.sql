@@ -1,0 +1,24 @@
+-- No spelling is counted beside the entity that it belongs to.
+{{ config(tags=['untested']) }}
+with
+
+spellings as (
+
+    select day
+    from {{ ref('user_daily_tracks') }}
+    where
+        track_id in (
+            select redirects.id
+            from {{ ref('entity_redirects') }} as redirects
+            where redirects.kind = 'track'
+        )
+        or artist_id in (
+            select redirects.id
+            from {{ ref('entity_redirects') }} as redirects
+            where redirects.kind = 'artist'
+        )
+
+)
+
+select spellings.day
+from spellings
