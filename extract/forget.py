@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from extract.listenbrainz.common import SOURCE
 from extract.pipeline import landing, pipelines_dir
+from music_pulse.identity import key
 from music_pulse.settings import Settings
 
 if TYPE_CHECKING:
     import psycopg
 
-_PER_USER = ("intervals", "verified")
-"""Parts of the state that are kept by user."""
+_PER_USER = ("intervals", "verified", "unexplained")
+"""Parts of the state that are kept by user, under names as ListenBrainz spells them."""
 
 
 @contextmanager
@@ -33,7 +34,7 @@ def forget_in_raw(connection: psycopg.Connection, names: list[str], mentions: Ca
     `names` are all spellings, `mentions` tells whether a text names the person.
     """
     return {
-        "raw._dlt_pipeline_state": _forget_state(connection, mentions),
+        "raw._dlt_pipeline_state": _forget_state(connection, names),
         "raw.quarantine": _forget_payloads(connection, mentions),
         "raw.imported_files": _forget_files(connection, names, mentions),
     }
@@ -46,18 +47,19 @@ def remove_working_folders(settings: Settings) -> None:
     shutil.rmtree(pipelines_dir(settings), ignore_errors=True)
 
 
-def _forget_state(connection: psycopg.Connection, is_person: Callable[[str], bool]) -> int:
+def _forget_state(connection: psycopg.Connection, names: list[str]) -> int:
     """Rewrite each version of the state that names the person, so that no old one does."""
     from dlt.common.versioned_state import compress_state, decompress_state, generate_state_version_hash
 
     if connection.execute("select to_regclass('raw._dlt_pipeline_state')").fetchone() == (None,):
         return 0
+    keys = set(map(key, names))
     rewritten = 0
     for row_id, text in connection.execute("select _dlt_id, state from raw._dlt_pipeline_state").fetchall():
         state: Any = decompress_state(text)
         found = False
         for part in (source.get(part, {}) for source in state.get("sources", {}).values() for part in _PER_USER):
-            for name in [name for name in part if is_person(name)]:
+            for name in [name for name in part if key(name) in keys]:
                 del part[name]
                 found = True
         if found:

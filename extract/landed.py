@@ -45,6 +45,16 @@ def write_landed(settings: Settings, path: Path, user_name: str | None = None) -
             from raw.listens
             where
                 _dlt_load_id in (select load_id from raw._dlt_loads where status = 0)
+                -- What is gone at ListenBrainz must not come back by the stream.
+                and not exists (
+                    select 1
+                    from raw.listen_tombstones as tombstones
+                    where
+                        listens.source = 'listenbrainz'
+                        and tombstones.payload_hash = listens.payload_hash
+                        and tombstones.user_name = listens.user_name
+                        and tombstones._dlt_load_id > listens._dlt_load_id collate "C"
+                )
                 and (%(user)s::text is null or lower(trim(normalize(user_name))) = lower(trim(normalize(%(user)s))))
             order by listen_id, payload_hash
             """,

@@ -120,6 +120,7 @@ class _Importer:
             done.was_imported = True
             return done
         try:
+            self.target.blocklist.refuse([user_name])
             _check_user(unit, user_name)
             self.target.run(exports(unit, user_name, done, path, self.progress, self.target.blocklist))
         except InputError as error:

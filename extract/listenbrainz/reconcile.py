@@ -187,7 +187,7 @@ class _User:
         tally = held.tally(recent_from=now - COUNT_CACHE_S)
         balance = Balance(reported, tally.listens, tally.recent, self._unexplained())
         ended.held = balance.held
-        self._refuse_if_vanished(balance.held, max(balance.held - reported, 0))
+        self._refuse_if_vanished(balance.held, max(balance.held - balance.recent - reported, 0))
         checks = self._checks(held, tally, balance, now, is_full=is_full)
         before, findings = balance.held, _Findings()
         for window in until_settled(checks, balance):
@@ -268,9 +268,10 @@ class _User:
         if self.confirm or lost <= held * self.settings.reconcile_max_vanished:
             return
         name = self.ended.user_name
+        what = f"{self.ended.tombstones:,} of them, and no more, were" if self.ended.tombstones else "nothing was"
         raise ReconciliationError(
             f"{lost:,} of {held:,} listens of {name} are gone at ListenBrainz, more than PULSE_RECONCILE_MAX_VANISHED "
-            f"allows: nothing was deleted here; if it is meant: pulse reconcile --user {name} --confirm"
+            f"allows: {what} deleted here; if it is meant: pulse reconcile --user {name} --confirm"
         )
 
     def _land(self, balance: Balance, findings: _Findings, now: int) -> None:

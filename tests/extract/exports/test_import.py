@@ -15,6 +15,8 @@ from moto.server import ThreadedMotoServer
 from extract import rows
 from extract.exports import Import, files, import_files
 from extract.exports.report import MIN_PLAY_SECONDS
+from music_pulse.blocklist import block
+from music_pulse.database import connect
 from music_pulse.errors import ConfigurationError, InputError
 from music_pulse.settings import PROJECT_ROOT, Settings
 
@@ -286,3 +288,17 @@ def test_gcs_says_what_it_needs(module_warehouse: Settings) -> None:
 def test_the_shortest_play_is_the_same_here_and_in_dbt() -> None:
     project = (PROJECT_ROOT / "dbt_project" / "dbt_project.yml").read_text(encoding="utf-8")
     assert f"  min_play_seconds: {MIN_PLAY_SECONDS}\n" in project
+
+
+def test_a_zip_of_a_person_who_is_kept_out_is_refused_whole_also_where_it_holds_no_listen(
+    warehouse: Settings, tmp_path: Path
+) -> None:
+    settings = warehouse.model_copy(update={"home": tmp_path / "home"})
+    with connect(settings.credentials("loader")) as connection:
+        block(connection, settings, "Ann")
+    with zipfile.ZipFile(tmp_path / "export.zip", "w") as archive:
+        archive.writestr("user.json", '{"username": "ann"}')
+        archive.writestr("listens/2020/1.jsonl", '{"listened_at": 5, "track_metadata": {}}\n')
+    [file] = import_files(settings, [tmp_path / "export.zip"]).files
+    assert "--allow" in str(file.error)
+    assert query(settings, "select count(*) from raw.quarantine") == [(0,)]

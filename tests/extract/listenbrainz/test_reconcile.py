@@ -205,6 +205,16 @@ def test_a_count_that_does_not_know_the_last_minutes_starts_no_search(
     assert "listens of the last minutes" in done.note
 
 
+def test_a_count_that_does_not_know_a_new_users_first_listens_is_no_lost_history(
+    settings: Settings, api: ListenBrainzDouble
+) -> None:
+    api.add("ann", [listen(NOW - 10)])
+    extract_listenbrainz(settings, ["ann"])
+    api.miscount["ann"] = -1
+    [done] = reconcile_listenbrainz(settings, ["ann"])
+    assert (done.error, done.difference, done.tombstones) == (None, -1, 0)
+
+
 def test_a_count_that_is_off_is_explained_and_not_searched_for_again(
     settings: Settings, api: ListenBrainzDouble
 ) -> None:
