@@ -64,7 +64,7 @@ class Row:
 
     @property
     def preference(self) -> tuple[Any, ...]:
-        """Smallest first: longest known duration, album present, smallest MSID, smallest hash of the line."""
+        """Smallest first: longest known duration, album present, MSID, hash of the line, spelling of the user."""
         known = self.duration_ms is not None
         return (
             not known,
@@ -73,6 +73,7 @@ class Row:
             self.recording_msid is None,
             self.recording_msid or "",
             self.payload_hash,
+            self.user_id,
         )
 
 

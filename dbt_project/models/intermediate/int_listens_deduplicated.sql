@@ -216,7 +216,8 @@ ranked as (
                 candidates.recording_msid asc nulls last,
                 candidates.payload_hash,
                 {{ code_points('candidates.source') }},
-                {{ code_points('candidates.origin') }} asc nulls first
+                {{ code_points('candidates.origin') }} asc nulls first,
+                {{ code_points('candidates.user_id') }}
         ) as preference
     from candidates
     where candidates.listen_id in (select repeated.listen_id from repeated)
