@@ -247,14 +247,12 @@ def uuid_bytes(value: Any) -> bytes | None:
 
 
 def _listened_at(value: Any, now: float) -> int:
-    if type(value) is not int:
-        if value is None:
-            raise RefusedListen("listened_at is missing")
-        number = _seconds(value)
-        if number is None:
-            raise RefusedListen("listened_at is not a number")
-        value = int(number)
-    second: int = value
+    if value is None:
+        raise RefusedListen("listened_at is missing")
+    number = _seconds(value)
+    if number is None:
+        raise RefusedListen("listened_at is not a number")
+    second = int(number)
     if second < MIN_LISTENED_AT:
         raise RefusedListen("listened_at is before 2002-10-01")
     if second >= now + ALLOWED_SKEW_S:

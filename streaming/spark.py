@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -38,6 +39,7 @@ _OPTIONS = {
 
 def session(name: str, *, java_home: Path, jars: Sequence[Path], folder: Path, memory: str = "1g") -> SparkSession:
     """Start Spark (a JVM of its own, which ends with this process). `folder` takes its temporary files."""
+    logging.getLogger("py4j").setLevel(logging.WARNING)  # else each call from the JVM is a line
     os.environ["JAVA_HOME"] = str(java_home)
     os.environ["PYSPARK_PYTHON"] = sys.executable
     os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"

@@ -27,8 +27,9 @@ def _read(file: IO[bytes], name: str, builder: RowBuilder) -> Iterator[None]:
 
 
 def _recognises(head: Head) -> bool:
-    # The first line may be a bad one: it goes to quarantine as any other does.
-    return any("track_metadata" in Head(head.name, line).line for line in head.start.split(b"\n", _FIRST)[:_FIRST])
+    # The first line may be a bad one: it goes to quarantine as any other does. A zip that is cut off is no text.
+    first = head.start.split(b"\n", _FIRST)[:_FIRST]
+    return b"\0" not in head.start and any("track_metadata" in Head(head.name, line).line for line in first)
 
 
 FORMAT = Format(

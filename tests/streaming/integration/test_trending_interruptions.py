@@ -107,8 +107,8 @@ def launch(settings: Settings, tmp_path: Path) -> Iterator[Launch]:
     """Start lives of the job on one checkpoint; none is left at the end."""
     lives: list[TrendingProcess] = []
 
-    def start(moment: str = "never", number: int = 0) -> TrendingProcess:
-        lives.append(TrendingProcess(settings, tmp_path, moment, number))
+    def start(moment: str = "never", number: int = 0, **changes: Any) -> TrendingProcess:
+        lives.append(TrendingProcess(settings.model_copy(update=changes), tmp_path, moment, number))
         return lives[-1]
 
     yield start
@@ -293,7 +293,7 @@ def test_what_does_not_count_is_told(settings: Settings, launch: Launch) -> None
 def test_a_soak_leaves_memory_and_lag_as_they_are(settings: Settings, launch: Launch) -> None:
     rate, seconds = 200, 60
     rng = random.Random(6)
-    life = launch()
+    life = launch(trending_batch_events=5_000)
     sizes: list[int] = []
     sent = 0
     with running_sink(settings):
