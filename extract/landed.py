@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from extract.exports.report import MIN_PLAY_SECONDS
 from music_pulse.database import connect
 from music_pulse.settings import Settings
 
@@ -32,7 +33,7 @@ def write_landed(settings: Settings, path: Path, user_name: str | None = None) -
                     'additional_info', coalesce(
                         cast(additional_info as json),
                         json_build_object(
-                            'duration_ms', duration_ms,
+                            'duration_ms', coalesce(played_ms, duration_ms),
                             'recording_mbid', recording_mbid,
                             'release_mbid', release_mbid,
                             'artist_mbids', cast(artist_mbids as json),
@@ -45,6 +46,8 @@ def write_landed(settings: Settings, path: Path, user_name: str | None = None) -
             from raw.listens
             where
                 _dlt_load_id in (select load_id from raw._dlt_loads where status = 0)
+                -- Events don't say for how long something was played: a skip would come back as a listen.
+                and coalesce(played_ms >= %(least)s or 2 * played_ms >= duration_ms, played_ms is null)
                 -- What is gone at ListenBrainz must not come back by the stream.
                 and not exists (
                     select 1
@@ -58,7 +61,7 @@ def write_landed(settings: Settings, path: Path, user_name: str | None = None) -
                 and (%(user)s::text is null or lower(trim(normalize(user_name))) = lower(trim(normalize(%(user)s))))
             order by listen_id, payload_hash
             """,
-            {"user": user_name},
+            {"user": user_name, "least": float(settings.dbt_vars.get("min_play_seconds", MIN_PLAY_SECONDS)) * 1000},
         )
         for (line,) in cursor:
             file.write(line.replace("\n", " ") + "\n")

@@ -247,12 +247,14 @@ def uuid_bytes(value: Any) -> bytes | None:
 
 
 def _listened_at(value: Any, now: float) -> int:
-    if value is None:
-        raise RefusedListen("listened_at is missing")
-    number = _seconds(value)
-    if number is None:
-        raise RefusedListen("listened_at is not a number")
-    second = int(number)
+    if type(value) is not int:
+        if value is None:
+            raise RefusedListen("listened_at is missing")
+        number = _seconds(value)
+        if number is None:
+            raise RefusedListen("listened_at is not a number")
+        value = int(number)
+    second: int = value
     if second < MIN_LISTENED_AT:
         raise RefusedListen("listened_at is before 2002-10-01")
     if second >= now + ALLOWED_SKEW_S:

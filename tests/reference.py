@@ -352,7 +352,7 @@ def _no_constant(name: str) -> Any:
 def _when(value: Any, now: float) -> int:
     if value is None:
         raise Refused("listened_at is missing")
-    number = _number(value)
+    number = value if type(value) is int else _number(value)
     if number is None:
         raise Refused("listened_at is not a number")
     if number < FIRST_SECOND:

@@ -148,6 +148,18 @@
             and (select max(paired.listened_at) from paired)
             and landed.listen_id in (select paired.listen_id from paired)
             and landed.load_id in ({{ loads() }})
+            {%- if loop.last %}
+            -- What the stream brought of a listen that was landed otherwise, too, is no other origin: a replay.
+            and not exists (
+                select 1
+                from {{ ref('stg_batch__listens') }} as batch
+                where batch.listened_at between
+                    (select min(paired.listened_at) from paired)
+                    and (select max(paired.listened_at) from paired)
+                    and batch.listen_id = landed.listen_id
+                    and batch.load_id in ({{ loads() }})
+            )
+            {%- endif %}
         {{ 'union' if not loop.last }}
         {%- endfor %}
     ),
