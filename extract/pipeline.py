@@ -181,6 +181,7 @@ def dlt_items(rows: Rows) -> Iterator[Any]:
         yield dlt.mark.with_table_name(rows.listens, "listens")
     if rows.quarantine.num_rows:
         yield dlt.mark.with_table_name(rows.quarantine, "quarantine")
+    gc.collect(1)  # dlt's cycles hold the tables of batches that are written
 
 
 def pipelines_dir(settings: Settings) -> Path:
