@@ -72,11 +72,15 @@ _REFUSED = f"""
 """
 
 _NAME = """
-    select user_name from raw.listen_counts where lower(user_name) = lower(%(user)s) order by checked_at desc limit 1
+    select user_name from raw.listen_counts
+    where lower(user_name) = lower(%(user)s)
+    order by checked_at desc, _dlt_load_id collate "C" desc
+    limit 1
 """
 
 _USERS = """
-    select distinct on (lower(user_name)) user_name from raw.listen_counts order by lower(user_name), checked_at desc
+    select distinct on (lower(user_name)) user_name from raw.listen_counts
+    order by lower(user_name), checked_at desc, _dlt_load_id collate "C" desc
 """
 
 _LAST_SECOND = 253_402_300_799

@@ -23,7 +23,8 @@ counts as (
         counts.listen_count,
         counts.checked_at,
         row_number() over (
-            partition by counts.user_id order by counts.checked_at desc
+            partition by counts.user_id
+            order by counts.checked_at desc, {{ code_points('counts.load_id') }} desc
         ) as recency
     from {{ ref('stg_batch__listen_counts') }} as counts
     inner join loads on counts.load_id = loads.load_id
