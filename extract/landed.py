@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from extract.exports.report import MIN_PLAY_SECONDS
+from extract.skips import IS_SKIP, least_played_ms
+from extract.tombstones import is_bound
 from music_pulse.database import connect
 from music_pulse.settings import Settings
 
@@ -21,7 +22,7 @@ def write_landed(settings: Settings, path: Path, user_name: str | None = None) -
     ):
         cursor.itersize = _BATCH
         cursor.execute(
-            """
+            f"""
             select distinct on (listen_id) json_strip_nulls(json_build_object(
                 'listened_at', cast(extract(epoch from listened_at) as bigint),
                 'user_name', user_name,
@@ -47,21 +48,13 @@ def write_landed(settings: Settings, path: Path, user_name: str | None = None) -
             where
                 _dlt_load_id in (select load_id from raw._dlt_loads where status = 0)
                 -- Events don't say for how long something was played: a skip would come back as a listen.
-                and coalesce(played_ms >= %(least)s or 2 * played_ms >= duration_ms, played_ms is null)
+                and ({IS_SKIP}) is not true
                 -- What is gone at ListenBrainz must not come back by the stream.
-                and not exists (
-                    select 1
-                    from raw.listen_tombstones as tombstones
-                    where
-                        listens.source = 'listenbrainz'
-                        and tombstones.payload_hash = listens.payload_hash
-                        and tombstones.user_name = listens.user_name
-                        and tombstones._dlt_load_id > listens._dlt_load_id collate "C"
-                )
+                and not (listens.source = 'listenbrainz' and {is_bound("listens")})
                 and (%(user)s::text is null or lower(trim(normalize(user_name))) = lower(trim(normalize(%(user)s))))
             order by listen_id, payload_hash
-            """,
-            {"user": user_name, "least": float(settings.dbt_vars.get("min_play_seconds", MIN_PLAY_SECONDS)) * 1000},
+            """.encode(),
+            {"user": user_name, "least_played_ms": least_played_ms(settings)},
         )
         for (line,) in cursor:
             file.write(line.replace("\n", " ") + "\n")

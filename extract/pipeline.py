@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from extract.tombstones import is_bound
 from music_pulse.blocklist import Blocklist, read_blocklist
 from music_pulse.database import connect
 from music_pulse.errors import DatabaseError, PulseError
@@ -101,22 +102,18 @@ class Landing:
         Rows that a tombstone binds aren't held: they must land when they come again.
         """
         rows = self.connection.execute(
-            """
+            f"""
             with landed as (
-                select payload_hash, _dlt_load_id from raw.listens
+                select payload_hash, user_name, _dlt_load_id from raw.listens
                 where source = %(source)s and user_name = %(user)s
                   and listened_at >= to_timestamp(%(start)s) and listened_at < to_timestamp(%(end)s)
                 union all
-                select payload_hash, _dlt_load_id from raw.quarantine
+                select payload_hash, user_name, _dlt_load_id from raw.quarantine
                 where source = %(source)s and user_name = %(user)s
             )
             select landed.payload_hash from landed
-            where not exists (
-                select 1 from raw.listen_tombstones as tombstones
-                where tombstones.payload_hash = landed.payload_hash and tombstones.user_name = %(user)s
-                  and tombstones._dlt_load_id > landed._dlt_load_id collate "C"
-            )
-            """,
+            where not {is_bound("landed")}
+            """.encode(),
             {"source": source, "user": user_name, "start": start, "end": end},
         )
         return frozenset(row[0].bytes for row in rows)

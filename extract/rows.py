@@ -149,8 +149,7 @@ class RowBuilder:
 
     def add(self, listen: Any, position: Position = None) -> None:
         """Add a decoded listen."""
-        payload = to_json(listen).encode()
-        digest = md5(payload, usedforsecurity=False).digest()
+        payload, digest = canonical(listen)
         if digest in self.known:
             return
         try:
@@ -226,6 +225,12 @@ def listens_table(
         "payload_hash": hashes,
     }
     return pa.table([complete[name] for name in LISTENS_SCHEMA.names], schema=LISTENS_SCHEMA)
+
+
+def canonical(listen: Any) -> tuple[bytes, bytes]:
+    """Return a decoded listen as JSON with sorted keys, and the hash by which raw knows that payload."""
+    payload = to_json(listen).encode()
+    return payload, md5(payload, usedforsecurity=False).digest()
 
 
 def _track_columns(ids: Identities) -> dict[str, pa.Array]:

@@ -19,7 +19,7 @@ import pyarrow as pa
 from extract.exports.files import FoundFile, find_files, named, unchanged
 from extract.exports.format import Format
 from extract.exports.formats import FORMATS, format_called
-from extract.exports.report import MIN_PLAY_SECONDS, ImportedFile, count_repeats
+from extract.exports.report import ImportedFile, count_repeats
 from extract.exports.units import RefusedUnit, Unit, units_of
 from extract.pipeline import RAW_CONTRACT, Landed, Landing, dlt_items, landing
 from extract.rows import Rows, timestamps
@@ -91,7 +91,7 @@ def import_files(
         importer = _Importer(target, user_name, form, progress)
         for file in find_files(settings, [str(location) for location in locations]):
             done.files += importer.import_file(file)
-        count_repeats(target.connection, done.files, float(settings.dbt_vars.get("min_play_seconds", MIN_PLAY_SECONDS)))
+        count_repeats(target.connection, done.files, settings)
     return done
 
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from extract.skips import IS_SKIP, least_played_ms
+from music_pulse.settings import Settings
+
 if TYPE_CHECKING:
     import psycopg
-
-MIN_PLAY_SECONDS = 30
-"""As the dbt var of that name is by default."""
 
 
 @dataclass
@@ -40,25 +40,23 @@ class ImportedFile:
     load_id: str | None = None
 
 
-def count_repeats(connection: psycopg.Connection, files: Sequence[ImportedFile], min_play_seconds: float) -> None:
+def count_repeats(connection: psycopg.Connection, files: Sequence[ImportedFile], settings: Settings) -> None:
     """Fill in `duplicates` and `skipped`; dbt decides on both by the same rules when it builds."""
     loads = {file.load_id: file for file in files if file.load_id}
     if not loads:
         return
-    asked: dict[str, Any] = {"loads": list(loads), "least": min_play_seconds * 1000}
+    asked: dict[str, Any] = {"loads": list(loads), "least_played_ms": least_played_ms(settings)}
     spans = connection.execute(
-        """
+        f"""
         select
             _dlt_load_id,
-            count(*) filter (
-                where played_ms < %(least)s and (duration_ms is null or 2 * played_ms < duration_ms)
-            ),
+            count(*) filter (where {IS_SKIP}),
             min(listened_at),
             max(listened_at)
         from raw.listens
         where _dlt_load_id = any(%(loads)s)
         group by _dlt_load_id
-        """,
+        """.encode(),
         asked,
     ).fetchall()
     for load_id, skipped, _, _ in spans:

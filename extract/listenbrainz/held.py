@@ -1,6 +1,5 @@
 """What we hold of a ListenBrainz user: the raw rows that came from the API and that no tombstone binds.
 
-A tombstone names a row by its payload and binds those loaded before it; a row that comes again later counts again.
 A listen is held once, however many rows it has: by (listened_at, recording_msid), as ListenBrainz' own table; a
 refused record, by its payload.
 """
@@ -14,19 +13,14 @@ from typing import Any, NamedTuple
 import psycopg
 
 from extract.listenbrainz.windows import Interval
+from extract.tombstones import is_bound
 from music_pulse.errors import UnknownUserError
 from music_pulse.listens import from_json
 
-_LIVE = """
+_LIVE = f"""
     raw_rows.source = 'listenbrainz'
     and lower(raw_rows.user_name) = lower(%(user)s)
-    and not exists (
-        select 1
-        from raw.listen_tombstones as tombstones
-        where tombstones.payload_hash = raw_rows.payload_hash
-            and tombstones.user_name = raw_rows.user_name
-            and tombstones._dlt_load_id > raw_rows._dlt_load_id collate "C"
-    )
+    and not {is_bound("raw_rows")}
 """
 """ListenBrainz matches names ignoring case, and may change a name's case."""
 

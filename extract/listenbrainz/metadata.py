@@ -23,7 +23,7 @@ import pyarrow as pa
 from extract.listenbrainz.common import client_for
 from extract.pipeline import RAW_CONTRACT, landing
 from extract.rows import timestamps
-from music_pulse.listens import to_json, uuid_bytes
+from music_pulse.listens import MAX_DURATION_MS, to_json, uuid_bytes
 from music_pulse.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,6 @@ BATCH_RECORDINGS = 100
 PACKAGE_RECORDINGS = 1_000
 """Recordings of one load package: what a kill makes us ask again."""
 
-_MAX_LENGTH_MS = 24 * 24 * 3_600_000
 _UUID = pa.binary(16)
 
 RECORDINGS_SCHEMA = pa.schema(
@@ -190,7 +189,7 @@ def _row(mbid: UUID, found: Any, fetched_at: int) -> list[Any]:
         mbid.bytes,
         isinstance(found, dict),
         _text(recording.get("name")),
-        length if type(length) is int and 0 < length <= _MAX_LENGTH_MS else None,
+        length if type(length) is int and 0 < length <= MAX_DURATION_MS else None,
         _text(artist.get("name")),
         to_json(artists) if artists and all(artists) else None,
         _text(release.get("name")),

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from hashlib import md5
 from random import Random
 from typing import Any
 
@@ -37,9 +36,9 @@ from extract.listenbrainz.comparison import (
 from extract.listenbrainz.held import HeldListens, Row, Tally, known_name, known_users, unknown_user
 from extract.listenbrainz.windows import Interval
 from extract.pipeline import RAW_CONTRACT, Landed, Landing, dlt_items, landing
-from extract.rows import RowBuilder, Rows, timestamps
+from extract.rows import RowBuilder, Rows, canonical, timestamps
 from music_pulse.errors import ExternalAPIError, ReconciliationError, UnknownUserError
-from music_pulse.listens import ALLOWED_SKEW_S, RefusedListen, to_json, validate
+from music_pulse.listens import ALLOWED_SKEW_S, RefusedListen, validate
 from music_pulse.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -249,7 +248,7 @@ class _User:
         builder = RowBuilder(SOURCE, user_name=name, known=frozenset(rows.keys() | held.refused.keys()))
         for page in self.client.pages(name, window):
             for listen in page:
-                digest = md5(to_json(listen).encode(), usedforsecurity=False).digest()
+                _, digest = canonical(listen)
                 if digest in rows:
                     shown[digest] = rows[digest].listen
                 elif digest not in held.refused:
@@ -287,7 +286,7 @@ class _User:
             select listen_count = %(reported)s and checked_at >= to_timestamp(%(since)s)
             from raw.listen_counts
             where user_name = %(user)s
-            order by checked_at desc
+            order by checked_at desc, _dlt_load_id collate "C" desc
             limit 1
             """,
             {"reported": reported, "since": now - COUNT_CACHE_S, "user": self.ended.user_name},

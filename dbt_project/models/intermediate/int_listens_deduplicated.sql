@@ -13,16 +13,9 @@ pending_loads as (
 
 ),
 
--- The newest tombstone of a payload binds the rows loaded before it.
 tombstones as {{ not_materialized() }} (
 
-    select
-        written.payload_hash,
-        written.user_id,
-        max({{ code_points('written.load_id') }}) as load_id
-    from {{ ref('stg_batch__tombstones') }} as written
-    where written.load_id in ({{ loads() }})
-    group by written.payload_hash, written.user_id
+    {{ newest_tombstones() }}
 
 ),
 
@@ -157,11 +150,8 @@ built as (
     where
         exists (select 1 from new_recordings)
         and (
-            held.recording_mbid in (
-                select new_recordings.recording_mbid from new_recordings
-                where new_recordings.recording_mbid is not null
-            )
-            or held.mapped_recording_mbid in (
+            -- A listen is mapped only where it has no MBID of its own.
+            coalesce(held.recording_mbid, held.mapped_recording_mbid) in (
                 select new_recordings.recording_mbid from new_recordings
                 where new_recordings.recording_mbid is not null
             )

@@ -1,21 +1,8 @@
 with
 
-loads as (
+newest as (
 
-    {{ loads() }}
-
-),
-
-ranked as (
-
-    select
-        landed.*,
-        row_number() over (
-            partition by landed.recording_mbid
-            order by {{ code_points('landed.load_id') }} desc
-        ) as recency
-    from {{ ref('stg_batch__recordings') }} as landed
-    inner join loads on landed.load_id = loads.load_id
+    {{ newest_landed(ref('stg_batch__recordings'), 'recording_mbid') }}
 
 )
 
@@ -31,5 +18,4 @@ select
     release_mbid,
     release_year,
     genres
-from ranked
-where recency = 1
+from newest

@@ -1,21 +1,8 @@
 with
 
-loads as (
+newest as (
 
-    {{ loads() }}
-
-),
-
-ranked as (
-
-    select
-        landed.*,
-        row_number() over (
-            partition by landed.track_id
-            order by {{ code_points('landed.load_id') }} desc
-        ) as recency
-    from {{ ref('stg_batch__track_recordings') }} as landed
-    inner join loads on landed.load_id = loads.load_id
+    {{ newest_landed(ref('stg_batch__track_recordings'), 'track_id') }}
 
 )
 
@@ -23,5 +10,4 @@ select
     track_id,
     load_id,
     recording_mbid
-from ranked
-where recency = 1
+from newest

@@ -58,16 +58,9 @@ landed as (
 
 ),
 
--- The newest tombstone of a payload binds the rows loaded before it.
 tombstones as (
 
-    select
-        written.payload_hash,
-        written.user_id,
-        max({{ code_points('written.load_id') }}) as load_id
-    from {{ ref('stg_batch__tombstones') }} as written
-    inner join loads on written.load_id = loads.load_id
-    group by written.payload_hash, written.user_id
+    {{ newest_tombstones('deduplicated') }}
 
 ),
 

@@ -14,7 +14,7 @@ from moto.server import ThreadedMotoServer
 
 from extract import rows
 from extract.exports import Import, files, import_files
-from extract.exports.report import MIN_PLAY_SECONDS
+from extract.skips import MIN_PLAY_SECONDS
 from music_pulse.blocklist import block
 from music_pulse.database import connect
 from music_pulse.errors import ConfigurationError, InputError
