@@ -200,11 +200,15 @@ def _delete(
         if column.table == _MARKED:
             deleted[column.table] += _mark(connection, names)
         else:
-            statement = f"delete from {column.table} where {column.name} = any(%s)"
-            deleted[column.table] += connection.execute(statement.encode(), [column.spelt(names)]).rowcount
+            deleted[column.table] += _delete_rows(connection, column, names)
     if connection.execute("select to_regclass('marts.reconciliation')").fetchone() != (None,):
         connection.execute(_COUNT_UNNAMED_AGAIN)
     return deleted
+
+
+def _delete_rows(connection: psycopg.Connection, column: _Column, names: list[str]) -> int:
+    statement = f"delete from {column.table} where {column.name} = any(%s)"
+    return connection.execute(statement.encode(), [column.spelt(names)]).rowcount
 
 
 def _mark(connection: psycopg.Connection, names: list[str]) -> int:
@@ -226,8 +230,7 @@ def _delete_marked(connection: psycopg.Connection, person: _Person) -> None:
     with connection.transaction():
         for column, names in _named_in(connection, person.is_called).items():
             if column.table.startswith("intermediate."):
-                statement = f"delete from {column.table} where {column.name} = any(%s)"
-                connection.execute(statement.encode(), [column.spelt(names)])
+                _delete_rows(connection, column, names)
 
 
 def _export(settings: Settings) -> None:
