@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 ARGS ?=
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-all run live test lint bench docs lock clean
+.PHONY: help setup setup-all run live serve test browser lint bench docs lock clean
 
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -18,8 +18,20 @@ run: setup ## listens to marts: extract, build, test, export, show (ARGS="--user
 live: .venv/.streaming ## Kafka, Spark and a live table of what is trending (ARGS="--simulate 20")
 	$(BIN)/pulse live $(ARGS)
 
-test: .venv/.all ## the whole test suite (ARGS="-k name" for a part)
+serve: .venv/.serving ## the page, the API and the ingest endpoint on 127.0.0.1 (ARGS="--port 8080")
+	$(BIN)/pulse serve $(ARGS)
+
+test: .venv/.all browser ## the whole test suite (ARGS="-k name" for a part)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+
+browser:
+	@for program in chromium chromium-browser google-chrome; do command -v $$program >/dev/null && exit 0; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing Chromium, for the tests of the page"; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium >/dev/null; \
+	else \
+		echo "error: the tests of the page need Chromium: install it (Debian: apt-get install chromium)" >&2; exit 1; \
+	fi
 
 lint: .venv/.all ## ruff, mypy, import-linter, sqlfluff, and dbt parse
 	$(BIN)/ruff check .
@@ -58,6 +70,10 @@ setup-all: .venv/.all ## make .venv with everything (Spark, Kafka, Airflow, test
 	$(BIN)/uv pip install --quiet --compile-bytecode --require-hashes -r requirements/streaming.txt
 	@touch $@
 
-.venv/.all: .venv/.batch requirements/streaming.txt requirements/orchestration.txt requirements/dev.txt
-	$(BIN)/uv pip install --quiet --compile-bytecode --require-hashes -r requirements/streaming.txt -r requirements/orchestration.txt -r requirements/dev.txt
+.venv/.serving: .venv/.batch requirements/serving.txt
+	$(BIN)/uv pip install --quiet --compile-bytecode --require-hashes -r requirements/serving.txt
+	@touch $@
+
+.venv/.all: .venv/.batch requirements/streaming.txt requirements/serving.txt requirements/orchestration.txt requirements/dev.txt
+	$(BIN)/uv pip install --quiet --compile-bytecode --require-hashes -r requirements/streaming.txt -r requirements/serving.txt -r requirements/orchestration.txt -r requirements/dev.txt
 	@touch $@
