@@ -49,7 +49,8 @@ Allow = Annotated[
     bool, typer.Option("--allow", help="Take the users in again, though they were forgotten here: they want it.")
 ]
 MetricsPort = Annotated[
-    int | None, typer.Option(min=0, max=65535, help="Serve Prometheus' /metrics on 127.0.0.1; 0 takes a free port.")
+    int | None,
+    typer.Option(min=0, max=65535, help="Serve Prometheus' /metrics on PULSE_METRICS_HOST; 0 takes a free port."),
 ]
 
 
@@ -284,6 +285,23 @@ def dbt(context: typer.Context) -> None:
     with _warehouse(demo) as settings:
         code = run_dbt(settings, arguments[1:] if demo else arguments)
     raise typer.Exit(code)
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
+def airflow(context: typer.Context) -> None:
+    """Start Airflow with the DAGs until Ctrl-C, or run its command.
+
+    For example: pulse airflow dags list
+    """
+    from music_pulse.airflow import run_airflow, serve_airflow
+
+    with _warehouse() as settings:
+        if context.args:
+            raise typer.Exit(run_airflow(settings, context.args))
+        serve_airflow(settings)
 
 
 @app.command()

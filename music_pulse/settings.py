@@ -130,9 +130,22 @@ class Settings(BaseSettings):
     trending_trigger_seconds: float = Field(1.0, ge=0, le=60, description="Shortest time between two batches.")
     trending_batch_events: int = Field(50_000, ge=100, description="Most events of a batch; bounds memory.")
 
+    spark_master: str = Field(
+        "local[2]", pattern=r"^(local\[([1-9][0-9]*|\*)\]|spark://\S+)$", description="Where the trending job computes."
+    )
+    spark_driver_host: str = Field("127.0.0.1", description="Under which name the cluster's workers reach the job.")
     spark_memory: str = Field("2g", pattern=r"^[1-9][0-9]*[mg]$", description="Heap of the trending job's JVM.")
 
+    metrics_host: str = Field("127.0.0.1", description="Address on which --metrics-port is served.")
+
     docs_port: int = Field(0, ge=0, le=65535, description="Port of `pulse docs`; 0 takes a free one.")
+
+    airflow_port: int = Field(8081, ge=0, le=65535, description="Port of `pulse airflow`; 0 takes a free one.")
+    airflow_parallelism: int = Field(4, ge=1, description="Tasks that the local Airflow runs at once.")
+    alert_slack_url: SecretStr | None = Field(None, description="Slack webhook that is told of failures.")
+    alert_telegram_token: SecretStr | None = Field(None, description="Telegram bot that tells of failures.")
+    alert_telegram_chat: str | None = Field(None, description="Whom it tells.")
+    alert_webhook_url: SecretStr | None = Field(None, description="Any address that takes a failure as JSON by POST.")
 
     @field_validator("home", "jar_cache")
     @classmethod

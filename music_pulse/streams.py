@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-HOST = "127.0.0.1"
-
 
 def jar_cache(settings: Settings) -> Path:
     """Return the folder of the downloaded jars."""
@@ -82,8 +80,8 @@ def until_stopped() -> threading.Event:
 
 
 @contextmanager
-def metrics_server(port: int | None) -> Iterator[CollectorRegistry]:
-    """Serve Prometheus' `/metrics` on 127.0.0.1 while inside; without a port only collect."""
+def metrics_server(settings: Settings, port: int | None) -> Iterator[CollectorRegistry]:
+    """Serve Prometheus' `/metrics` while inside; without a port only collect."""
     from prometheus_client import CollectorRegistry, start_http_server
 
     registry = CollectorRegistry()
@@ -91,10 +89,10 @@ def metrics_server(port: int | None) -> Iterator[CollectorRegistry]:
         yield registry
         return
     try:
-        server, thread = start_http_server(port, HOST, registry)
+        server, thread = start_http_server(port, settings.metrics_host, registry)
     except OSError as error:
         raise InputError(f"--metrics-port {port}: {error.strerror}") from error
-    logger.info("metrics on http://%s:%d/metrics", HOST, server.server_port)
+    logger.info("metrics on http://%s:%d/metrics", settings.metrics_host, server.server_port)
     try:
         yield registry
     finally:
@@ -109,7 +107,7 @@ def run_sink(settings: Settings, metrics_port: int | None = None) -> None:
     from streaming.sinks import run_listens_sink, sink_group
 
     stop = until_stopped()
-    with broker(settings) as config, metrics_server(metrics_port) as registry:
+    with broker(settings) as config, metrics_server(settings, metrics_port) as registry:
         registry.register(LagCollector(config, [sink_group(settings)], [settings.kafka_topic]))
         run_listens_sink(settings, bootstrap=config.bootstrap, stop=stop, metrics=StreamMetrics(registry))
 
@@ -124,7 +122,7 @@ def run_trending(settings: Settings, metrics_port: int | None = None, *, dead_le
     TrendingRules.from_settings(settings)  # what is wrong with them is told before anything is started
     stop = until_stopped()
     jars = fetch_jars(settings, with_spark=True)
-    with broker(settings) as config, metrics_server(metrics_port) as registry:
+    with broker(settings) as config, metrics_server(settings, metrics_port) as registry:
         run_job(
             settings,
             bootstrap=config.bootstrap,

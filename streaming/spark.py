@@ -1,4 +1,4 @@
-"""The Spark session of the stream: local, two cores, the jars as local files, Java from wherever the caller says."""
+"""The Spark session of the stream: two local cores or a cluster, the jars as local files, Java from the caller."""
 
 from __future__ import annotations
 
@@ -30,24 +30,37 @@ _OPTIONS = {
     # A batch for the watermark's sake alone changes no window, and keeps the next listen waiting.
     "spark.sql.streaming.noDataMicroBatches.enabled": "false",
     "spark.sql.streaming.metricsEnabled": "false",
-    "spark.driver.bindAddress": "127.0.0.1",
-    "spark.driver.host": "127.0.0.1",
     "spark.log.level": "WARN",
     "spark.sql.execution.arrow.pyspark.enabled": "true",
 }
 
 
-def session(name: str, *, java_home: Path, jars: Sequence[Path], folder: Path, memory: str = "1g") -> SparkSession:
-    """Start Spark (a JVM of its own, which ends with this process). `folder` takes its temporary files."""
+def session(
+    name: str,
+    *,
+    java_home: Path,
+    jars: Sequence[Path],
+    folder: Path,
+    memory: str = "1g",
+    master: str = "local[2]",
+    driver_host: str = "127.0.0.1",
+) -> SparkSession:
+    """Start Spark (a JVM of its own, which ends with this process). `folder` takes its temporary files.
+
+    The workers of the cluster `master` reach this process as `driver_host`, and see checkpoints at the same paths.
+    """
     logging.getLogger("py4j").setLevel(logging.WARNING)  # else each call from the JVM is a line
     os.environ["JAVA_HOME"] = str(java_home)
     os.environ["PYSPARK_PYTHON"] = sys.executable
-    os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
+    os.environ["SPARK_LOCAL_IP"] = driver_host
     folder.mkdir(parents=True, exist_ok=True)
     builder = (
-        SparkSession.builder.master("local[2]")
+        SparkSession.builder.master(master)
         .appName(name)
         .config("spark.jars", ",".join(map(str, jars)))
+        .config("spark.driver.bindAddress", driver_host)
+        .config("spark.driver.host", driver_host)
+        .config("spark.executor.memory", memory)
         .config("spark.driver.memory", memory)
         .config("spark.local.dir", str(folder))
         .config("spark.sql.warehouse.dir", str(folder / "warehouse"))

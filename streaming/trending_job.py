@@ -93,7 +93,13 @@ def run_trending(
         begin = _begin(connection, checkpoint, rules)
         blocklist = read_blocklist(connection, settings)
     session = spark.session(
-        "trending", java_home=java_home, jars=jars, folder=settings.home / "spark", memory=settings.spark_memory
+        "trending",
+        java_home=java_home,
+        jars=jars,
+        folder=settings.home / "spark",
+        memory=settings.spark_memory,
+        master=settings.spark_master,
+        driver_host=settings.spark_driver_host,
     )
     sink: TrendingSink | None = None
 
