@@ -25,20 +25,22 @@ log = logging.getLogger(__name__)
 
 _LOADER_SCHEMAS = ("raw",)
 _TRANSFORMER_SCHEMAS = ("staging", "intermediate", "marts")
-_SCHEMAS = _LOADER_SCHEMAS + _TRANSFORMER_SCHEMAS
-_OWN_LOGINS: tuple[Role, ...] = ("loader", "transformer", "reader")
-_VERSION = 1  # raise it when `_bootstrap` changes, so that existing databases get the change
+_APP_SCHEMAS = ("app",)
+_SCHEMAS = _LOADER_SCHEMAS + _TRANSFORMER_SCHEMAS + _APP_SCHEMAS
+_OWN_LOGINS: tuple[Role, ...] = ("loader", "transformer", "reader", "app")
+_VERSION = 2  # raise it when `_bootstrap` changes, so that existing databases get the change
 _LOCK = 0x6D757369  # any number, the same in all of our processes
 _MAINTENANCE = "postgres"  # the database that each cluster has
 
 
 class _Logins(NamedTuple):
-    """The user names of the four roles; equal ones are one login."""
+    """The user names of the five roles; equal ones are one login."""
 
     admin: str
     loader: str
     transformer: str
     reader: str
+    app: str
 
     @property
     def separate(self) -> tuple[str, ...]:
@@ -49,7 +51,7 @@ class _Logins(NamedTuple):
     def marker(self) -> str:
         return (
             f"music-pulse bootstrap {_VERSION}: "
-            f"loader={self.loader} transformer={self.transformer} reader={self.reader}"
+            f"loader={self.loader} transformer={self.transformer} reader={self.reader} app={self.app}"
         )
 
 
@@ -194,6 +196,8 @@ def _bootstrap(settings: Settings, logins: _Logins, created: bool) -> None:
             _ensure_schema(connection, schema, logins.loader, logins)
         for schema in _TRANSFORMER_SCHEMAS:
             _ensure_schema(connection, schema, logins.transformer, logins)
+        for schema in _APP_SCHEMAS:
+            _ensure_schema(connection, schema, logins.app, logins)
         if logins.separate:
             _grant(connection, logins, admin.dbname, created)
         _mark(connection, logins)
@@ -265,7 +269,7 @@ def _grant(connection: psycopg.Connection[tuple[Any, ...]], logins: _Logins, dbn
 
     database = sql.Identifier(dbname)
     for user in logins.separate:
-        rights = "connect" if user == logins.reader else "connect, temporary"
+        rights = "connect" if user in (logins.reader, logins.app) else "connect, temporary"
         connection.execute(
             sql.SQL("grant {} on database {} to {}").format(sql.SQL(rights), database, sql.Identifier(user))
         )
@@ -278,7 +282,8 @@ def _grant(connection: psycopg.Connection[tuple[Any, ...]], logins: _Logins, dbn
         log.debug("schema public isn't ours to close")
     _let_read(connection, "raw", logins.loader, logins.transformer)
     _let_read(connection, "marts", logins.transformer, logins.reader)
-    if logins.reader in logins.separate and logins.reader not in (logins.loader, logins.transformer):
+    writers = (logins.loader, logins.transformer, logins.app)
+    if logins.reader in logins.separate and logins.reader not in writers:
         statement = sql.SQL("alter role {} in database {} set default_transaction_read_only = on")
         try:
             with connection.transaction():

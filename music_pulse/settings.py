@@ -16,7 +16,7 @@ PROJECT_ROOT = Path(__file__).resolve().parent.parent
 DEMO_DBNAME = "pulse_demo"
 """The database of the synthetic demo, so that invented listens never mix with real ones."""
 
-Role = Literal["admin", "loader", "transformer", "reader"]
+Role = Literal["admin", "loader", "transformer", "reader", "app"]
 
 
 class Credentials(NamedTuple):
@@ -81,6 +81,8 @@ class Settings(BaseSettings):
     postgres_transformer_password: SecretStr | None = Field(None, description="Its password.")
     postgres_reader_user: str | None = Field(None, description="Login that reads marts; default: the above.")
     postgres_reader_password: SecretStr | None = Field(None, description="Its password.")
+    postgres_app_user: str | None = Field(None, description="Login of what the server keeps; default: the above.")
+    postgres_app_password: SecretStr | None = Field(None, description="Its password.")
 
     export_dir: str = Field("data/warehouse", description="Folder or s3:// address of the Parquet snapshots.")
     archive_dir: Path = Field(Path("data/stream"), description="Folder of what the stream lands, as Parquet by day.")
@@ -137,6 +139,12 @@ class Settings(BaseSettings):
     spark_memory: str = Field("2g", pattern=r"^[1-9][0-9]*[mg]$", description="Heap of the trending job's JVM.")
 
     metrics_host: str = Field("127.0.0.1", description="Address on which --metrics-port is served.")
+
+    serve_host: str = Field("127.0.0.1", description="Address of `pulse serve`.")
+    serve_port: int = Field(8765, ge=0, le=65535, description="Its port; 0 takes a free one.")
+    serve_rate_limit: int = Field(
+        300, ge=1, description="Requests to /1/ in 10 seconds, of one token or, without one, of one address."
+    )
 
     docs_port: int = Field(0, ge=0, le=65535, description="Port of `pulse docs`; 0 takes a free one.")
 
