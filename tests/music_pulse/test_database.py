@@ -21,7 +21,7 @@ from music_pulse.settings import Role, Settings
 
 _numbers = itertools.count()
 
-ROLES: tuple[Role, ...] = ("admin", "loader", "transformer", "reader")
+ROLES: tuple[Role, ...] = ("admin", "loader", "transformer", "reader", "app")
 MakeSettings = Callable[..., Settings]
 
 
@@ -53,7 +53,7 @@ def make_settings(server: Endpoint, home: Path) -> MakeSettings:
             "postgres_dbname": f"pulse_{number}",
             "postgres_sslmode": "disable",
         }
-        for role in ("loader", "transformer", "reader"):
+        for role in ("loader", "transformer", "reader", "app"):
             values[f"postgres_{role}_user"] = f"{role}-{number}" if role in roles else None
             values[f"postgres_{role}_password"] = f"{role}'s sécret {number}" if role in roles else None
         return Settings(_env_file=None, **{**values, **overrides})  # type: ignore[arg-type,call-arg]
@@ -63,8 +63,8 @@ def make_settings(server: Endpoint, home: Path) -> MakeSettings:
 
 @pytest.fixture
 def separate(make_settings: MakeSettings) -> Settings:
-    """Settings of a prepared database with three logins."""
-    settings = make_settings("loader", "transformer", "reader")
+    """Settings of a prepared database with four logins."""
+    settings = make_settings("loader", "transformer", "reader", "app")
     database.prepare(settings)
     return settings
 
@@ -82,7 +82,7 @@ def test_single_login_gets_database_and_schemas(make_settings: MakeSettings) -> 
     database.prepare(settings)
     schemas = run(settings, "admin", "select nspname from pg_namespace where nspname !~ '^pg_' order by 1")
     assert [name for (name,) in schemas] == [
-        "information_schema", "intermediate", "marts", "public", "raw", "staging",
+        "app", "information_schema", "intermediate", "marts", "public", "raw", "staging",
     ]  # fmt: skip
     assert run(settings, "loader", "show server_encoding") == [("UTF8",)]
     run(settings, "transformer", "create table marts.t as select 1 as n")
@@ -94,11 +94,11 @@ def test_schemas_belong_to_their_writers(separate: Settings) -> None:
         separate,
         "admin",
         "select nspname, pg_get_userbyid(nspowner) from pg_namespace"
-        " where nspname in ('raw', 'staging', 'intermediate', 'marts') order by 1",
+        " where nspname in ('raw', 'staging', 'intermediate', 'marts', 'app') order by 1",
     )
     loader, transformer = separate.credentials("loader").user, separate.credentials("transformer").user
     assert owners == [
-        ("intermediate", transformer), ("marts", transformer), ("raw", loader), ("staging", transformer),
+        ("app", separate.credentials("app").user), ("intermediate", transformer), ("marts", transformer), ("raw", loader), ("staging", transformer),
     ]  # fmt: skip
 
 
@@ -130,6 +130,13 @@ def test_each_role_can_do_its_work(separate: Settings) -> None:
         ("reader", "set transaction read write; create table marts.other (n int)"),
         ("reader", "set transaction read write; create temporary table other (n int)"),
         ("reader", "set transaction read write; create table public.other (n int)"),
+        ("reader", "select * from app.t"),
+        ("app", "select * from marts.t"),
+        ("app", "select * from raw.t"),
+        ("app", "create temporary table other (n int)"),
+        ("app", "create table public.other (n int)"),
+        ("loader", "select * from app.t"),
+        ("transformer", "select * from app.t"),
     ],
 )
 def test_no_role_can_do_more(separate_once: Settings, role: Role, statement: str) -> None:
@@ -140,8 +147,8 @@ def test_no_role_can_do_more(separate_once: Settings, role: Role, statement: str
 @pytest.fixture(scope="module")
 def separate_once(server: Endpoint, home: Path) -> Settings:
     """Like `separate`, with a table `t` in each writer's schemas, for tests that change nothing."""
-    secret = {f"postgres_{role}_password": "secret" for role in ("loader", "transformer", "reader")}
-    users = {f"postgres_{role}_user": f"{role}_once" for role in ("loader", "transformer", "reader")}
+    secret = {f"postgres_{role}_password": "secret" for role in ("loader", "transformer", "reader", "app")}
+    users = {f"postgres_{role}_user": f"{role}_once" for role in ("loader", "transformer", "reader", "app")}
     settings = Settings(  # type: ignore[call-arg]
         _env_file=None,
         target="prod",
@@ -158,6 +165,7 @@ def separate_once(server: Endpoint, home: Path) -> Settings:
     run(settings, "loader", "create table raw.t as select 1 as n")
     for schema in ("staging", "marts"):
         run(settings, "transformer", f"create table {schema}.t as select 1 as n")
+    run(settings, "app", "create table app.t as select 1 as n")
     return settings
 
 
@@ -184,7 +192,7 @@ def test_prepared_twice_is_a_cheap_no_op(separate: Settings, monkeypatch: pytest
 
 
 def test_two_at_once(make_settings: MakeSettings) -> None:
-    settings = make_settings("loader", "transformer", "reader")
+    settings = make_settings("loader", "transformer", "reader", "app")
     failures: list[Exception] = []
 
     def prepare() -> None:
@@ -216,13 +224,13 @@ def test_a_schema_that_was_dropped_comes_back(separate: Settings) -> None:
     assert run(separate, "reader", "select n from marts.t") == [(1,)]
 
 
-def test_from_one_login_to_three_keeps_the_data_usable(make_settings: MakeSettings) -> None:
+def test_from_one_login_to_four_keeps_the_data_usable(make_settings: MakeSettings) -> None:
     single = make_settings()
     database.prepare(single)
     run(single, "loader", "create table raw.listens as select 1 as n")
     run(single, "transformer", "create table marts.t as select 2 as n")
     run(single, "loader", "create view marts.v as select n from raw.listens")
-    several = make_settings("loader", "transformer", "reader", postgres_dbname=single.postgres_dbname)
+    several = make_settings("loader", "transformer", "reader", "app", postgres_dbname=single.postgres_dbname)
     database.prepare(several)
     run(several, "loader", "alter table raw.listens add column m int")
     run(several, "transformer", "drop view marts.v", "select n from raw.listens")
@@ -246,7 +254,7 @@ def test_an_administrator_who_is_no_superuser(make_settings: MakeSettings) -> No
     superuser = make_settings()
     database.prepare(superuser)
     run(superuser, "admin", "create role dba login createdb createrole password 'dba'")
-    settings = make_settings("loader", "transformer", "reader", postgres_user="dba", postgres_password="dba")
+    settings = make_settings("loader", "transformer", "reader", "app", postgres_user="dba", postgres_password="dba")
     database.prepare(settings)
     database.prepare(settings)
     run(settings, "loader", "create table raw.t as select 1 as n")
@@ -271,7 +279,7 @@ def test_a_login_that_may_not_create_roles(make_settings: MakeSettings) -> None:
 
 def test_an_existing_database_keeps_its_other_users(make_settings: MakeSettings) -> None:
     superuser = make_settings()
-    settings = make_settings("loader", "transformer", "reader")
+    settings = make_settings("loader", "transformer", "reader", "app")
     database.prepare(superuser)
     run(superuser, "admin", "create role neighbour login password 'neighbour'")
     with database.connect(superuser.credentials("admin"), autocommit=True) as connection:
@@ -320,7 +328,7 @@ def test_connections_name_themselves(make_settings: MakeSettings) -> None:
 
 def test_passwords_show_nowhere(make_settings: MakeSettings, home: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    settings = make_settings("loader", "transformer", "reader")
+    settings = make_settings("loader", "transformer", "reader", "app")
     admin = settings.credentials("admin")._replace(dbname="postgres")
     with database.connect(admin, autocommit=True) as connection:
         connection.execute("alter system set log_statement = 'all'")
