@@ -28,12 +28,15 @@ SAMPLE = DATA / "spotify_history_sample.jsonl.gz"
 
 MARTS = (
     "listen_events", "tracks", "artists", "user_daily_tracks", "daily_aggregates", "daily_top", "reconciliation",
-    "near_duplicates", "entity_redirects",
+    "near_duplicates", "entity_redirects", "user_daily_hours", "user_sessions", "user_discoveries", "user_streaks",
 )  # fmt: skip
 TABLES = (
     "marts.tracks",
     "marts.artists",
     "marts.user_daily_tracks",
+    "marts.user_daily_hours",
+    "marts.user_sessions",
+    "marts.user_discoveries",
     "intermediate.int_listens_deduplicated",
     "intermediate.int_daily_metrics",
     "intermediate.int_daily_ranks",
@@ -173,6 +176,27 @@ def assert_marts_are(settings: Settings, expected: Expected) -> None:
     repeated = {row["listen_id"]: row["near_duplicate_of"] for row in mart(settings, "near_duplicates")}
     assert repeated == expected.near_duplicates
     assert_top_is(settings, expected)
+    assert_rhythm_is(settings, expected)
+
+
+def assert_rhythm_is(settings: Settings, expected: Expected) -> None:
+    """Compare hours, sessions, discoveries and streaks."""
+    assert {
+        (row["user_id"], row["day"], row["hour"]): (row["listens"], pytest.approx(row["minutes_listened"]))
+        for row in mart(settings, "user_daily_hours")
+    } == expected.user_daily_hours()
+    assert {
+        (row["user_id"], int(row["started_at"].timestamp())): (
+            int(row["ended_at"].timestamp()), row["day"], row["listens"], pytest.approx(row["minutes_listened"]),
+        )
+        for row in mart(settings, "user_sessions")
+    } == expected.user_sessions()  # fmt: skip
+    assert {
+        (row["user_id"], row["artist_id"]): row["first_day"] for row in mart(settings, "user_discoveries")
+    } == expected.user_discoveries()
+    assert {
+        (row["user_id"], row["first_day"]): (row["last_day"], row["days"]) for row in mart(settings, "user_streaks")
+    } == expected.user_streaks()
 
 
 def assert_top_is(settings: Settings, expected: Expected) -> None:

@@ -7,6 +7,7 @@ folding of names, its own hashes, its own reading of numbers. Slow and simple on
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 import sys
@@ -14,8 +15,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
-from itertools import repeat
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -23,6 +23,8 @@ from zoneinfo import ZoneInfo
 FIRST_SECOND = int(datetime(2002, 10, 1, tzinfo=UTC).timestamp())
 LONGEST_MS = 24 * 24 * 3600 * 1000
 NEAR_SECONDS = 60
+SESSION_GAP_SECONDS = 30 * 60
+ONE_DAY = timedelta(days=1)
 VARIOUS_ARTISTS = "89ad4ac3-39f7-470e-963a-56509c546377"
 CREDITS = re.compile(r" (?:feat|ft|featuring|with|and|x|vs)\.? | [&+/] |; |, (?!the )")
 
@@ -95,6 +97,7 @@ class Expected:
     refused: Counter[str] = field(default_factory=Counter)
     listens: dict[str, Row] = field(default_factory=dict)
     days: dict[str, date] = field(default_factory=dict)
+    hours: dict[str, int] = field(default_factory=dict)
     near_duplicates: dict[str, str] = field(default_factory=dict)
     """{listen_id: the kept listen}; they are no `listens`."""
     redirects: dict[str, str] = field(default_factory=dict)
@@ -155,6 +158,49 @@ class Expected:
         for listen_id, row in self.listens.items():
             groups[self.days[listen_id], row.user_id, self.entity(row.track_id)].append(self.heard(row))
         return {key: (len(rows), _minutes(rows), _unknown(rows)) for key, rows in groups.items()}
+
+    def user_daily_hours(self) -> dict[tuple[str, date, int], tuple[int, float]]:
+        """Return {(user_id, day, hour): (listens, minutes)}."""
+        groups = defaultdict(list)
+        for listen_id, row in self.listens.items():
+            groups[row.user_id, self.days[listen_id], self.hours[listen_id]].append(self.heard(row))
+        return {key: (len(rows), _minutes(rows)) for key, rows in groups.items()}
+
+    def user_sessions(self) -> dict[tuple[str, int], tuple[int, date, int, float]]:
+        """Return {(user_id, start): (start of the last listen, day, listens, minutes)}, times in seconds since 1970."""
+        sessions: list[list[tuple[str, Row]]] = []
+        for listen_id, row in sorted(self.listens.items(), key=lambda item: (item[1].user_id, item[1].listened_at)):
+            before = sessions[-1][-1][1] if sessions else None
+            if before and before.user_id == row.user_id and row.listened_at - before.listened_at <= SESSION_GAP_SECONDS:
+                sessions[-1].append((listen_id, row))
+            else:
+                sessions.append([(listen_id, row)])
+        return {
+            (first.user_id, first.listened_at): (
+                session[-1][1].listened_at, self.days[first_id], len(session),
+                _minutes([self.heard(row) for _, row in session]),
+            )
+            for session in sessions
+            for first_id, first in session[:1]
+        }  # fmt: skip
+
+    def user_discoveries(self) -> dict[tuple[str, str], date]:
+        """Return {(user_id, artist_id): first day}."""
+        found: dict[tuple[str, str], date] = {}
+        for listen_id, row in self.listens.items():
+            key = row.user_id, self.heard(row).artist_id
+            found[key] = min(found.get(key, date.max), self.days[listen_id])
+        return found
+
+    def user_streaks(self) -> dict[tuple[str, date], tuple[date, int]]:
+        """Return {(user_id, first day): (last day, days)}."""
+        heard = {(row.user_id, self.days[listen_id]) for listen_id, row in self.listens.items()}
+        found = {}
+        for user, first in heard:
+            if (user, first - ONE_DAY) not in heard:
+                days = next(count for count in itertools.count(1) if (user, first + count * ONE_DAY) not in heard)
+                found[user, first] = first + (days - 1) * ONE_DAY, days
+        return found
 
     def top(self, size: int) -> dict[tuple[date, str], list[tuple[str, int, float]]]:
         """Return {(day, kind): [(id, listens, minutes)]}, best first."""
@@ -217,7 +263,7 @@ def expect(
     expected = Expected()
     candidates = defaultdict(list)
     origins = defaultdict(set)
-    for line, file in zip(lines, files or repeat(0), strict=files is not None):
+    for line, file in zip(lines, files or itertools.repeat(0), strict=files is not None):
         try:
             row = read(line, now)
         except Refused as reason:
@@ -233,7 +279,8 @@ def expect(
             continue
         zone = ZoneInfo((zones or {}).get(row.user_id, time_zone))
         expected.listens[listen_id] = row
-        expected.days[listen_id] = datetime.fromtimestamp(row.listened_at, zone).date()
+        local = datetime.fromtimestamp(row.listened_at, zone)
+        expected.days[listen_id], expected.hours[listen_id] = local.date(), local.hour
     if is_repaired:
         expected.redirects = entities(list(expected.listens.values()), overrides or {})
     return expected

@@ -29,6 +29,11 @@
     cast({{ instant }} at time zone {{ time_zone }} as date)
 {%- endmacro %}
 
+{#- Its hour there, 0 to 23. -#}
+{% macro local_hour(instant, time_zone) -%}
+    cast(extract(hour from {{ instant }} at time zone {{ time_zone }}) as smallint)
+{%- endmacro %}
+
 {#- Text in code-point order, whatever the database's collation. -#}
 {% macro code_points(column) -%}
     {{ return(adapter.dispatch('code_points')(column)) }}

@@ -244,3 +244,28 @@
         {%- endif -%}
     {%- endif -%}
 {%- endmacro %}
+
+{#- The artists, as entities, whose days the pending changes touch: also whom a listen counted for before, by its artist or
+    by its track. -#}
+{% macro touched_artists() -%}
+    select entities.artist_id
+    from ({{ changed_listens() }}) as changed
+    cross join lateral (
+        select changed.artist_id
+        union all
+        select redirects.artist_id
+        from {{ ref('int_redirects') }} as redirects
+        where (redirects.kind = 'artist' and redirects.id = changed.artist_id)
+            or (redirects.kind = 'track' and redirects.id = changed.track_id)
+    ) as entities
+{%- endmacro %}
+
+{#- Pre-hook of user_discoveries: as delete_touched, by entity. -#}
+{% macro delete_touched_artists() -%}
+    {%- if is_incremental() -%}
+        delete from {{ this }}
+        {%- if not rebuilds_all() %}
+        where artist_id in ({{ touched_artists() }})
+        {%- endif -%}
+    {%- endif -%}
+{%- endmacro %}

@@ -1,7 +1,10 @@
 {#- The vars that decide which listens count, and how. What a model was built with stands in `int_built_rules`, so that
     another value takes effect at the next build. -#}
 {% macro rules() -%}
-    {{ return(['min_play_seconds', 'near_duplicate_seconds', 'exclude_near_duplicates', 'identity_repair']) }}
+    {{ return([
+        'min_play_seconds', 'near_duplicate_seconds', 'exclude_near_duplicates', 'identity_repair',
+        'session_gap_minutes',
+    ]) }}
 {%- endmacro %}
 
 {#- True where model `this` was built with another value of one of these vars. -#}

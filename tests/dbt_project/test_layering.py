@@ -19,7 +19,7 @@ ALLOWED_PARENTS = {
     "intermediate": {"staging", "intermediate", "marts", "seeds"},
     "marts": {"intermediate", "marts"},
 }
-ABOUT_STAGING = {"reconciliation", "trending_recomputed"}
+ABOUT_STAGING = {"reconciliation", "trending_recomputed", "freshness"}
 """The marts that are about what was landed: they have nothing to read it from but staging."""
 LIVE = {"int_trending_listens", "int_trending_windows"}
 """What a live mart reads: views, down to raw."""
@@ -39,6 +39,9 @@ NO_KEY_OF_ITS_OWN = {
     "daily_aggregates",
     "daily_top",
     "near_duplicates",
+    "user_streaks",
+    "trending_history",
+    "freshness",  # one row in all
 }
 WRITTEN_BY_HOOKS = {
     "int_changes",
@@ -234,6 +237,9 @@ def test_what_dedupes_ranks_or_counts_has_a_unit_test(manifest: dict[str, Any]) 
         "tracks",
         "artists",
         "user_daily_tracks",
+        "user_daily_hours",
+        "user_sessions",
+        "user_streaks",
         "daily_aggregates",
         "trending",
         "trending_recomputed",

@@ -49,6 +49,8 @@ NEW = [
     for place in range(40)
     for user in ("ann", "bob")
 ] + [listen(EVENING - 5 * DAY, "Short"), listen(EVENING - 4 * DAY, "Mine", user="Rob", ms=1000)]
+MIDNIGHT = EVENING - 9 * DAY - 20 * 3600
+NEW += [listen(MIDNIGHT - 10 * 60, "Before midnight"), listen(MIDNIGHT + 40 * 60, "After midnight", ms=60_000)]
 OLD = [
     listen(IN_2009, "First of all", ms=240_000),
     listen(IN_2009, "Track 0", "Artist 0", user="bob"),
@@ -56,8 +58,17 @@ OLD = [
     listen(EVENING - 4 * DAY, "Mine", user="rob", ms=2000),  # the same, under another spelling of the user
     listen(EVENING, "Track 0", "Artist 0", user="ann", ms=1),  # a worse one
 ]
-LATE = [listen(EVENING - 3 * DAY, "Late"), listen(EVENING - 3 * DAY, "Late", ms=7)]
-LATER = [listen(EVENING - 2 * DAY, "TRACK 1", "ARTIST 1"), listen(EVENING - 2 * DAY + 1, "TRACK 1", "ARTIST 1")]
+LATE = [
+    listen(EVENING - 3 * DAY, "Late"),
+    listen(EVENING - 3 * DAY, "Late", ms=7),
+    listen(MIDNIGHT + 15 * 60, "Midnight"),  # joins two sessions
+]
+LATER = [
+    listen(EVENING - 2 * DAY, "TRACK 1", "ARTIST 1"),
+    listen(EVENING - 2 * DAY + 1, "TRACK 1", "ARTIST 1"),
+    listen(MIDNIGHT - 40 * 60, "Sooner"),  # lengthens one
+    listen(MIDNIGHT + 70 * 60 + 1, "Too late"),  # begins one
+]
 
 
 def expected_of(*loads: list[Any], **how: Any) -> Any:
