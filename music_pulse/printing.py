@@ -117,12 +117,14 @@ def print_import(done: Import, out: Console) -> None:
     for file in done.files:
         name = PurePath(file.name).name
         if file.was_imported:
-            rows.append([name, file.format, *[None] * 6, "imported before"])
+            rows.append([name, file.format, *[None] * 7, "imported before"])
         elif not file.error:
-            counts = (file.records, file.landed, file.duplicates, file.skipped, file.no_music, file.refused)
+            again = (file.duplicates, file.near_duplicates)
+            counts = (file.records, file.landed, *again, file.skipped, file.no_music, file.refused)
             rows.append([name, file.format, *counts, ""])
     if rows:
-        columns = ["file", "format", "records", "landed", "duplicates", "skipped", "no music", "refused", ""]
+        again = ["duplicates", "near-duplicates"]
+        columns = ["file", "format", "records", "landed", *again, "skipped", "no music", "refused", ""]
         out.print(table("Imported", columns, rows))
     if len(done.errors) > 1:
         for error in done.errors:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from extract.skips import IS_SKIP, least_played_ms
@@ -12,12 +13,15 @@ from music_pulse.settings import Settings
 if TYPE_CHECKING:
     import psycopg
 
+NEAR_SECONDS = 60
+"""As the dbt var `near_duplicate_seconds` is by default."""
+
 
 @dataclass
 class ImportedFile:
     """What became of one file (or one in a zip), in records.
 
-    records = landed + refused + no_music; `duplicates` and `skipped` are among the landed ones.
+    records = landed + refused + no_music; `duplicates`, `near_duplicates` and `skipped` are among the landed ones.
     """
 
     name: str
@@ -26,6 +30,8 @@ class ImportedFile:
     landed: int = 0
     duplicates: int = 0
     """The same listen as an earlier record of any file or source."""
+    near_duplicates: int = 0
+    """Plays that another file or source has a few seconds earlier or later, and had before."""
     skipped: int = 0
     """Played for too short to count."""
     refused: int = 0
@@ -41,7 +47,10 @@ class ImportedFile:
 
 
 def count_repeats(connection: psycopg.Connection, files: Sequence[ImportedFile], settings: Settings) -> None:
-    """Fill in `duplicates` and `skipped`; dbt decides on both by the same rules when it builds."""
+    """Fill in `duplicates`, `near_duplicates` and `skipped`; dbt decides on them when it builds.
+
+    Near-duplicates are counted between neighbours, without dbt's rule of which of a chain is kept.
+    """
     loads = {file.load_id: file for file in files if file.load_id}
     if not loads:
         return
@@ -87,6 +96,49 @@ def count_repeats(connection: psycopg.Connection, files: Sequence[ImportedFile],
     )
     for load_id, file in loads.items():
         file.duplicates = file.landed - new_listens.get(load_id, 0)
+    for load_id, count in _near_duplicates(connection, asked, settings):
+        loads[load_id].near_duplicates = count
+
+
+def _near_duplicates(
+    connection: psycopg.Connection, asked: dict[str, Any], settings: Settings
+) -> list[tuple[str, int]]:
+    """Return load id and number of plays with a neighbour of another origin (design of dbt's `origin_of`)."""
+    return connection.execute(
+        f"""
+        with plays as (
+            select distinct on (listen_id)
+                lower(user_name) as user_key,
+                track_id,
+                listened_at,
+                _dlt_load_id as load_id,
+                (source, submission_client, origin) as origin
+            from raw.listens
+            where
+                listened_at between %(earliest)s - %(gap)s and %(latest)s + %(gap)s
+                and ({IS_SKIP}) is not true
+            order by listen_id, _dlt_load_id collate "C"
+        ),
+        placed as (
+            select
+                plays.*,
+                listened_at - lag(listened_at) over in_order < %(gap)s
+                and origin is distinct from lag(origin) over in_order
+                and load_id > lag(load_id) over in_order collate "C" as follows,
+                lead(listened_at) over in_order - listened_at < %(gap)s
+                and origin is distinct from lead(origin) over in_order
+                and load_id > lead(load_id) over in_order collate "C" as precedes
+            from plays
+            window in_order as (partition by user_key, track_id order by listened_at)
+        )
+
+        select load_id, count(*)
+        from placed
+        where (follows or precedes) and load_id = any(%(loads)s)
+        group by load_id
+        """.encode(),
+        asked | {"gap": timedelta(seconds=float(settings.dbt_vars.get("near_duplicate_seconds", NEAR_SECONDS)))},
+    ).fetchall()
 
 
 def _has_others(connection: psycopg.Connection, asked: dict[str, Any]) -> bool:

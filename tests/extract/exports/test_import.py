@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import zipfile
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from moto.server import ThreadedMotoServer
 
 from extract import rows
 from extract.exports import Import, files, import_files
+from extract.exports.report import NEAR_SECONDS
 from extract.skips import MIN_PLAY_SECONDS
 from music_pulse.blocklist import block
 from music_pulse.database import connect
@@ -48,6 +50,29 @@ def landed(settings: Settings) -> int:
     return int(count)
 
 
+def near_duplicates(extended: list[dict[str, Any]], short: list[dict[str, Any]]) -> int:
+    """Count plays of the short history that begin less than a minute from one of the extended, in plain Python."""
+    plays: dict[tuple[str, str], dict[int, bool]] = {}
+    for record in extended:
+        if record["master_metadata_track_name"] and record["ms_played"] >= 30_000:
+            track = (record["master_metadata_album_artist_name"].lower(), record["master_metadata_track_name"].lower())
+            start = int(datetime.fromisoformat(record["ts"]).timestamp()) - record["ms_played"] // 1000
+            plays.setdefault(track, {}).setdefault(start, False)
+    for record in short:
+        if record["msPlayed"] >= 30_000:
+            track = (record["artistName"].lower(), record["trackName"].lower())
+            end = datetime.fromisoformat(record["endTime"] + "+00:00")
+            plays.setdefault(track, {}).setdefault(int(end.timestamp()) - record["msPlayed"] // 1000, True)
+    near = 0
+    for starts in plays.values():
+        placed = sorted(starts.items())
+        for number, (start, is_short) in enumerate(placed):
+            around = placed[max(number - 1, 0) : number] + placed[number + 1 : number + 2]
+            near += is_short and any(not other and abs(start - second) < 60 for second, other in around)
+    assert near > 10, "the sample was chosen to hold some"
+    return near
+
+
 def test_real_histories_land_with_what_was_played(module_warehouse: Settings) -> None:
     paths = [DATA / "endsong_0.json", DATA / "StreamingHistory0.json"]
     done = import_files(module_warehouse, paths, user_name="ann")
@@ -60,6 +85,7 @@ def test_real_histories_land_with_what_was_played(module_warehouse: Settings) ->
     assert sum(file.skipped for file in done.files) == sum(ms < 30_000 for ms in expected)
     distinct = query(module_warehouse, "select count(distinct listen_id) from raw.listens")
     assert sum(file.duplicates for file in done.files) == done.landed.listens - distinct[0][0]
+    assert [file.near_duplicates for file in done.files] == [0, near_duplicates(*records)]
     notes = query(
         module_warehouse,
         "select name, format, user_name, records, landed, refused, no_music, length(content_hash), load_id is not null"
@@ -288,6 +314,7 @@ def test_gcs_says_what_it_needs(module_warehouse: Settings) -> None:
 def test_the_shortest_play_is_the_same_here_and_in_dbt() -> None:
     project = (PROJECT_ROOT / "dbt_project" / "dbt_project.yml").read_text(encoding="utf-8")
     assert f"  min_play_seconds: {MIN_PLAY_SECONDS}\n" in project
+    assert f"  near_duplicate_seconds: {NEAR_SECONDS}\n" in project
 
 
 def test_a_zip_of_a_person_who_is_kept_out_is_refused_whole_also_where_it_holds_no_listen(
