@@ -1,0 +1,19 @@
+// What the server says. The browser keeps answers and asks whether they still hold (ETag).
+
+export class Failure extends Error {}
+
+export async function get(path, parameters = {}, signal = undefined) {
+  const query = new URLSearchParams(Object.entries(parameters).filter(([, value]) => value !== "" && value !== null && value !== undefined));
+  let response;
+  try {
+    response = await fetch(`api/${path}${query.size ? `?${query}` : ""}`, { signal, headers: { Accept: "application/json" } });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Failure("The server can't be reached.");
+  }
+  if (!response.ok) {
+    const told = await response.json().catch(() => ({}));
+    throw new Failure(told.error || `The server answered ${response.status}.`);
+  }
+  return response.json();
+}

@@ -1,0 +1,91 @@
+// Wires the page: what is loaded when, and what it says of itself.
+
+import { Failure, get } from "./api.js";
+import { byId } from "./dom.js";
+import { moment, plural } from "./format.js";
+import { refreshListening, showNothing, startPickers } from "./listening.js";
+import { listen } from "./live.js";
+import { refreshTrending, showAge } from "./trending.js";
+
+const POLL_MS = 10000;
+const LIVE_POLL_MS = 60000;
+
+let isLive = false;
+let isDown = false;
+let version = null;
+let lastRead = 0;
+
+function show(failure) {
+  const banner = byId("banner");
+  const text = failure ? `${failure.message} What you see may be old; this page goes on trying.` : "";
+  if (banner.textContent !== text) banner.textContent = text;
+  banner.hidden = !failure;
+  const state = failure ? "down" : isLive ? "live" : "waiting";
+  byId("connection").dataset.state = state;
+  byId("connection-text").textContent = { down: "Offline", live: "Live", waiting: "Every 10 s" }[state];
+}
+
+// Everything that can have changed; the rest of the page only where the marts are others than those shown.
+async function refresh({ all = false } = {}) {
+  lastRead = Date.now();
+  try {
+    const status = await get("status");
+    const words = [];
+    if (status.changed_at) words.push(`The marts last changed ${moment(status.changed_at)}.`);
+    if (status.pending_loads) words.push(`${plural(status.pending_loads, "load")} not built yet: the figures of "My listening" are a build behind.`);
+    byId("freshness").textContent = words.join(" ");
+    const parts = [refreshTrending()];
+    if (status.version === null) {
+      parts.push(showNothing());
+    } else if (all || status.version !== version) {
+      parts.push(refreshListening());
+    }
+    const done = await Promise.all(parts);
+    if (!done.every(Boolean)) throw new Failure("Not everything could be read.");
+    version = status.version;
+    isDown = false;
+    show(null);
+  } catch (error) {
+    isDown = true;
+    show(error);
+  }
+}
+
+function startTheme() {
+  const button = byId("theme");
+  const themes = ["system", "light", "dark"];
+  const say = () => (button.textContent = `Theme: ${document.documentElement.dataset.theme ?? "system"}`);
+  button.addEventListener("click", () => {
+    const next = themes[(themes.indexOf(document.documentElement.dataset.theme ?? "system") + 1) % themes.length];
+    if (next === "system") {
+      delete document.documentElement.dataset.theme;
+      localStorage.removeItem("theme");
+    } else {
+      document.documentElement.dataset.theme = next;
+      localStorage.setItem("theme", next);
+    }
+    say();
+  });
+  say();
+}
+
+startTheme();
+startPickers();
+refresh({ all: true });
+listen(
+  (event, data) => {
+    if (event === "database" && data === "down") show(new Failure("The database is away."));
+    else if (event === "trending" && !isDown) refreshTrending();
+    else if (event === "marts" && data === version) return;
+    else refresh();
+  },
+  (is) => {
+    isLive = is;
+    if (!isDown) show(null);
+  },
+);
+setInterval(() => {
+  showAge();
+  const pause = isLive && !isDown ? LIVE_POLL_MS : POLL_MS;
+  if (document.visibilityState === "visible" && Date.now() - lastRead >= pause) refresh();
+}, 2000);
