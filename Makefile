@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 ARGS ?=
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-all run live serve test browser lint bench docs lock clean
+.PHONY: help setup setup-all run live airflow serve test browser lint bench docs lock clean
 
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -17,6 +17,9 @@ run: setup ## listens to marts: extract, build, test, export, show (ARGS="--user
 
 live: .venv/.streaming ## Kafka, Spark and a live table of what is trending (ARGS="--simulate 20")
 	$(BIN)/pulse live $(ARGS)
+
+airflow: .venv/.orchestration ## Airflow with the DAGs on 127.0.0.1 (ARGS="dags list" runs its command)
+	$(BIN)/pulse airflow $(ARGS)
 
 serve: .venv/.serving ## the page, the API and the ingest endpoint on 127.0.0.1 (ARGS="--port 8080")
 	$(BIN)/pulse serve $(ARGS)
@@ -72,6 +75,10 @@ setup-all: .venv/.all ## make .venv with everything (Spark, Kafka, Airflow, test
 
 .venv/.serving: .venv/.batch requirements/serving.txt
 	$(BIN)/uv pip install --quiet --compile-bytecode --require-hashes -r requirements/serving.txt
+	@touch $@
+
+.venv/.orchestration: .venv/.batch requirements/orchestration.txt
+	$(BIN)/uv pip install --quiet --compile-bytecode --require-hashes -r requirements/orchestration.txt
 	@touch $@
 
 .venv/.all: .venv/.batch requirements/streaming.txt requirements/serving.txt requirements/orchestration.txt requirements/dev.txt
