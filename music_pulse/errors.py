@@ -77,3 +77,15 @@ class ReconciliationError(PulseError):
     """A reconciliation that did not end: the API failed, or so much is gone that a person should confirm it."""
 
     exit_code = 7
+
+
+class AirflowError(PulseError):
+    """The local Airflow doesn't start, or has ended by itself."""
+
+    exit_code = 8
+
+
+class QualityError(PulseError):
+    """A check of the data found something that a person should look at."""
+
+    exit_code = 9

@@ -76,6 +76,19 @@ def reconcile(
         )
 
 
+def rescan(settings: Settings, users: Sequence[str], start: int, end: int) -> list[Reconciled]:
+    """Read again what `users` listened to in [start, end), in seconds since 1970: adds and deletes as needed."""
+    from extract.listenbrainz.reconcile import reconcile_listenbrainz
+
+    with step("Reading again") as report:
+        return reconcile_listenbrainz(
+            settings,
+            users,
+            interval=(start, end),
+            progress=lambda user, done: report(done, None, f"windows of {user}"),
+        )
+
+
 def finish_reconciliation(settings: Settings, reconciled: Sequence[Reconciled]) -> None:
     """Build and export where something changed, and show the counts. Raises `ReconciliationError`."""
     from music_pulse.printing import print_reconciled
@@ -84,14 +97,15 @@ def finish_reconciliation(settings: Settings, reconciled: Sequence[Reconciled]) 
         build(settings)
         export(settings)
     print_reconciled(reconciled, console())
-    _raise_unless_reconciled(reconciled)
+    raise_unless_reconciled(reconciled)
 
 
 def _names(settings: Settings, users: Sequence[str] | None) -> list[str]:
     return list(dict.fromkeys(users or [settings.listenbrainz_user]))
 
 
-def _raise_unless_reconciled(reconciled: Sequence[Reconciled]) -> None:
+def raise_unless_reconciled(reconciled: Sequence[Reconciled]) -> None:
+    """Raise `ReconciliationError` where one of them did not end."""
     errors = [user.error for user in reconciled if user.error]
     if errors:
         others = f" ({len(errors) - 1} more users were not reconciled)" if len(errors) > 1 else ""
@@ -181,7 +195,7 @@ def finish(
     build(settings, full_refresh=full_refresh)
     exported = export(settings)
     print_summary(settings, landed, exported, console(), reconciled)
-    _raise_unless_reconciled(reconciled)
+    raise_unless_reconciled(reconciled)
 
 
 def build_docs(settings: Settings) -> Path:

@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -66,7 +66,10 @@ def with_endpoint(settings: Settings, host: str, port: int, user: str, password:
         "postgres_password": SecretStr(password),
         "postgres_sslmode": "disable",  # the server is built without TLS, and only this machine reaches it
     }
-    for role, secret in _role_passwords(settings.home / "postgres" / "roles.json").items():
+    folder = settings.home / "postgres"
+    # The login of the app came later: homes from before have no password of it in roles.json.
+    passwords = kept_secrets(folder / "roles.json", _ROLES) | kept_secrets(folder / "app_role.json", ["app"])
+    for role, secret in passwords.items():
         filled[f"postgres_{role}_user"] = f"pulse_{role}"
         filled[f"postgres_{role}_password"] = SecretStr(secret)
     return settings.model_copy(update=filled)
@@ -113,17 +116,17 @@ def _quoted(value: str) -> str:
     return "'" + value.replace("'", "'\\''") + "'"
 
 
-def _role_passwords(path: Path) -> dict[str, str]:
-    """Return the passwords of the embedded server's logins, made up once, by whoever comes first."""
+def kept_secrets(path: Path, names: Sequence[str]) -> dict[str, str]:
+    """Return secrets (43 letters, of 32 random bytes) by name, made up once, by whoever comes first."""
     try:
         if not path.exists():
-            _create(path, json.dumps({role: secrets.token_urlsafe(24) for role in _ROLES}))
+            _create(path, json.dumps({name: secrets.token_urlsafe(32) for name in names}))
         kept = json.loads(path.read_text(encoding="utf-8"))
-        return {role: str(kept[role]) for role in _ROLES}
+        return {name: str(kept[name]) for name in names}
     except OSError as error:
         raise DatabaseError(f"can't use {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError):
-        raise DatabaseError(f"{path} is damaged: remove it, the next start makes new passwords") from None
+        raise DatabaseError(f"{path} is damaged: remove it, the next start makes new ones") from None
 
 
 def _create(path: Path, text: str) -> None:

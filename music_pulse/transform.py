@@ -8,9 +8,11 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 from music_pulse.database import connect
@@ -35,6 +37,12 @@ gc.freeze()  # what dbt imports stays
 gc.set_threshold(50_000, 20, 100)  # and nearly all of what it makes: manifest, caches
 cli(prog_name="pulse dbt")
 """
+
+_NO_UNIT_TESTS = ("--exclude-resource-type", "unit_test")
+"""They check the code, not the data: `make test` runs them."""
+
+TRENDING = ("trending_recomputed", "trending,resource_type:test")
+"""What a refresh of the trending marts selects: the live view is a view, so testing it is enough."""
 
 _WRITING_COMMANDS = {"build", "clone", "retry", "run", "run-operation", "seed", "snapshot"}
 _PROJECT_COMMANDS = {
@@ -71,6 +79,38 @@ def target_path(settings: Settings) -> Path:
     return settings.home / "dbt" / settings.postgres_dbname
 
 
+def manifest_path(settings: Settings) -> Path:
+    """Return the manifest that the DAGs are rendered from: a copy that no build is writing to."""
+    return settings.home / "airflow" / "manifest.json"
+
+
+def write_manifest(settings: Settings) -> Path:
+    """Parse the project and put its manifest, whole, where the DAGs find it. Raises `BuildError`."""
+    _run_or_raise(settings, ["parse"])
+    path = manifest_path(settings)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        file.write((target_path(settings) / "manifest.json").read_bytes())
+    os.replace(file.name, path)
+    return path
+
+
+def check_freshness(settings: Settings) -> None:
+    """Ask when the sources last got something. Raises `BuildError` naming what is stale by `error_after`."""
+    _run_or_raise(settings, ["source", "freshness"])
+
+
+def run_tests(settings: Settings, progress: Progress = lambda *_: None) -> None:
+    """Ask every data test of all rows, not only of what changed. Raises `BuildError` naming what failed."""
+    _run_or_raise(settings, ["test", *_NO_UNIT_TESTS], progress)
+
+
+def results(settings: Settings) -> dict[str, int]:
+    """Return how many nodes of the last dbt command ended how: {"pass": 312, "warn": 1}."""
+    ended = json.loads((target_path(settings) / "run_results.json").read_text(encoding="utf-8"))
+    return dict(Counter(str(node["status"]) for node in ended["results"]))
+
+
 def run_dbt(settings: Settings, arguments: Sequence[str]) -> int:
     """Pass `arguments` through to dbt, its output as it is; return its exit code."""
     command, variables = _command(settings, arguments), dbt_environment(settings)
@@ -91,20 +131,31 @@ def one_build(settings: Settings) -> Iterator[None]:
         yield
 
 
-def build(settings: Settings, progress: Progress = lambda *_: None, *, full_refresh: bool = False) -> None:
-    """Run `dbt build`: models, seeds and tests. Raises `BuildError` naming what failed."""
-    with one_build(settings):
-        _build(settings, progress, full_refresh)
+def build(
+    settings: Settings,
+    progress: Progress = lambda *_: None,
+    *,
+    full_refresh: bool = False,
+    select: Sequence[str] = (),
+) -> None:
+    """Run `dbt build`: models, seeds and tests, all or what dbt's `select` names.
 
-
-def _build(settings: Settings, progress: Progress, full_refresh: bool) -> None:
-    # Unit tests check the code, not the data: `make test` runs them.
-    # The log file leaves out debug messages, a tenth of dbt's own time; each statement is in its target folder.
-    arguments = ["--log-format", "json", "--log-level-file", "info", "build", "--exclude-resource-type", "unit_test"]
+    Raises `BuildError` naming what failed.
+    """
+    arguments = ["build", *_NO_UNIT_TESTS]
     arguments += ["--full-refresh"] if full_refresh else []
+    arguments += ["--select", *select] if select else []
+    with one_build(settings):
+        _run_or_raise(settings, arguments, progress)
+
+
+def _run_or_raise(settings: Settings, arguments: Sequence[str], progress: Progress = lambda *_: None) -> None:
+    """Run dbt, follow it, and raise `BuildError` with what it says went wrong."""
+    # The log file leaves out debug messages, a tenth of dbt's own time; each statement is in its target folder.
+    options = ["--log-format", "json", "--log-level-file", "info"]
     failures: list[str] = []
     with subprocess.Popen(
-        _command(settings, arguments),
+        _command(settings, [*options, *arguments]),
         env=dbt_environment(settings),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -123,7 +174,8 @@ def _build(settings: Settings, progress: Progress, full_refresh: bool) -> None:
         detail = "; ".join(failures[:3]) or f"dbt ended with exit code {process.returncode}"
         # Tables of an older version lack what the models have gained.
         advice = "after an upgrade, build anew with --full-refresh; " if _LACKS_COLUMN.search(detail) else ""
-        raise BuildError(f"dbt build failed: {detail} ({advice}see {settings.home / 'logs' / 'dbt' / 'dbt.log'})")
+        log = settings.home / "logs" / "dbt" / "dbt.log"
+        raise BuildError(f"dbt {arguments[0]} failed: {detail} ({advice}see {log})")
 
 
 def _command(settings: Settings, arguments: Sequence[str]) -> list[str]:
@@ -133,22 +185,23 @@ def _command(settings: Settings, arguments: Sequence[str]) -> list[str]:
         return command
     command += _missing(arguments, "--project-dir", str(PROJECT_ROOT / "dbt_project"))
     command += _missing(arguments, "--profiles-dir", str(PROJECT_ROOT))
-    variables = {**_trending_vars(settings), **settings.dbt_vars}
+    variables = dbt_vars(settings)
     if variables and words[0] in _VARS_COMMANDS:
         command += _missing(arguments, "--vars", json.dumps(variables))
     return command
 
 
-def _trending_vars(settings: Settings) -> dict[str, Any]:
-    """The rules of the trending windows, where they aren't those of dbt_project.yml."""
+def dbt_vars(settings: Settings) -> dict[str, Any]:
+    """Return the vars that dbt_project.yml has otherwise: the rules of the trending windows, then what is set."""
     names = [f"trending_{rule}" for rule in (
         "window_minutes", "slide_minutes", "watermark_minutes", "listens_per_user", "clock_ahead_seconds"
     )]  # fmt: skip
-    return {
+    rules = {
         name: getattr(settings, name)
         for name in names
         if getattr(settings, name) != type(settings).model_fields[name].default
     }
+    return {**rules, **settings.dbt_vars}
 
 
 def _missing(arguments: Sequence[str], option: str, value: str) -> list[str]:

@@ -91,6 +91,15 @@ def export_marts(settings: Settings, to: str | None = None, *, progress: Progres
             return _bring_up_to_date(storage, cursor, Export(location), progress)
 
 
+def remove_leftovers(settings: Settings) -> int:
+    """Remove what the snapshot of the settings does not name: rests of interrupted exports. Return how many files."""
+    location = settings.export_dir
+    with _one_export(settings.credentials("reader"), location), _one_line_errors(location):
+        storage = _Storage.open(settings, location)
+        named = set(storage.manifest())
+        return storage.remove_all_but(named) if named else 0
+
+
 def snapshot_files(location: str | Path, table: str) -> list[str]:
     """Return the files of one table in the current snapshot of a local folder."""
     manifest = json.loads((Path(location) / MANIFEST).read_text(encoding="utf-8"))

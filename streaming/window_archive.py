@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,13 @@ def archive_windows(login: Credentials, folder: Path) -> int:
                 files.write(cursor, _ROWS.format(day=day), day, fingerprint)
                 written += 1
     return written
+
+
+def written_days(folder: Path) -> list[date]:
+    """Return the days that stand in `folder`."""
+    return sorted(
+        date.fromisoformat(path.parent.name.removeprefix("day=")) for path in folder.glob(f"day=*/{WINDOWS_FILE}")
+    )
 
 
 class WindowArchiver:

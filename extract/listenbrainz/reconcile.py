@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
@@ -34,7 +34,7 @@ from extract.listenbrainz.comparison import (
     verified_since,
 )
 from extract.listenbrainz.held import HeldListens, Row, Tally, known_name, known_users, unknown_user
-from extract.listenbrainz.windows import Interval
+from extract.listenbrainz.windows import Interval, split
 from extract.pipeline import RAW_CONTRACT, Landed, Landing, dlt_items, landing
 from extract.rows import RowBuilder, Rows, canonical, timestamps
 from music_pulse.errors import ExternalAPIError, ReconciliationError, UnknownUserError
@@ -109,13 +109,15 @@ def reconcile_listenbrainz(
     users: Sequence[str] | None,
     *,
     is_full: bool = False,
+    interval: Interval | None = None,
     confirm: bool = False,
     progress: Progress = lambda *_: None,
     clock: Callable[[], float] = time.time,
 ) -> list[Reconciled]:
     """Reconcile `users` (None: all that were ever read); what fails for one does not stop the others.
 
-    `is_full` compares every window. `confirm` lets more than `settings.reconcile_max_vanished` of a history go.
+    `is_full` compares every window; with an `interval` just that is read again, whatever the counts say, also of a
+    user who was never read. `confirm` lets more than `settings.reconcile_max_vanished` of a history go.
     """
     done: list[Reconciled] = []
     with client_for(settings) as client, landing(settings, SOURCE) as target:
@@ -124,7 +126,10 @@ def reconcile_listenbrainz(
             requests = client.requests
             one = _User(client, target, settings, Reconciled(name), confirm, progress, clock)
             try:
-                one.reconcile(is_full=is_full)
+                if interval is not None:
+                    one.rescan(interval)
+                else:
+                    one.reconcile(is_full=is_full)
             except (ExternalAPIError, ReconciliationError) as error:
                 if users is None and isinstance(error, UnknownUserError):
                     one.ended.note = str(error)
@@ -178,25 +183,12 @@ class _User:
 
     def reconcile(self, *, is_full: bool) -> None:
         """Compare, land and write down; raises `ExternalAPIError` and `ReconciliationError`."""
-        ended = self.ended
-        reported = ended.reported = self._listen_count()
-        ended.user_name = known_name(self.target.connection, ended.user_name) or self._canonical_name()
-        now = int(self.clock())
-        held = HeldListens(self.target.connection, ended.user_name)
-        tally = held.tally(recent_from=now - COUNT_CACHE_S)
-        balance = Balance(reported, tally.listens, tally.recent, self._unexplained())
-        ended.held = balance.held
+        ended, now = self.ended, int(self.clock())
+        held, tally, balance = self._begin(now)
+        reported = balance.reported
         self._refuse_if_vanished(balance.held, max(balance.held - balance.recent - reported, 0))
         checks = self._checks(held, tally, balance, now, is_full=is_full)
-        before, findings = balance.held, _Findings()
-        for window in until_settled(checks, balance):
-            self._compare(held, window, balance, findings)
-            self._refuse_if_vanished(before, balance.vanished)
-            ended.windows += 1
-            self.progress(ended.user_name, ended.windows)
-            if len(findings.windows) == BATCH_WINDOWS:
-                self._land(balance, findings, now)
-                findings = _Findings()
+        findings = self._compare_all(until_settled(checks, balance), held, balance, now)
         was_all_compared = bool(checks.windows) and ended.windows == len(checks.windows)
         if was_all_compared or not balance.difference:
             balance.unexplained = balance.difference
@@ -207,6 +199,38 @@ class _User:
             balance.held = held.tally(recent_from=now - COUNT_CACHE_S).listens
         ended.held = balance.held
         ended.note = _why(balance, was_all_compared)
+
+    def rescan(self, interval: Interval) -> None:
+        """Compare and land all that was listened to in `interval`; raises as `reconcile` does."""
+        now = int(self.clock())
+        held, _, balance = self._begin(now)
+        self._land(balance, self._compare_all(split(interval), held, balance, now), now)
+        held.refresh()
+        self.ended.held = held.tally(recent_from=now).listens
+
+    def _begin(self, now: int) -> tuple[HeldListens, Tally, Balance]:
+        """Ask for the count, and put it beside what is held."""
+        ended = self.ended
+        ended.reported = self._listen_count()
+        ended.user_name = known_name(self.target.connection, ended.user_name) or self._canonical_name()
+        held = HeldListens(self.target.connection, ended.user_name)
+        tally = held.tally(recent_from=now - COUNT_CACHE_S)
+        balance = Balance(ended.reported, tally.listens, tally.recent, self._unexplained())
+        ended.held = balance.held
+        return held, tally, balance
+
+    def _compare_all(self, windows: Iterable[Interval], held: HeldListens, balance: Balance, now: int) -> _Findings:
+        """Compare `windows` and land what they tell, batch by batch; return what is still to be landed."""
+        ended, before, findings = self.ended, balance.held, _Findings()
+        for window in windows:
+            self._compare(held, window, balance, findings)
+            self._refuse_if_vanished(before, balance.vanished)
+            ended.windows += 1
+            self.progress(ended.user_name, ended.windows)
+            if len(findings.windows) == BATCH_WINDOWS:
+                self._land(balance, findings, now)
+                findings = _Findings()
+        return findings
 
     def _listen_count(self) -> int:
         name = self.ended.user_name

@@ -1,0 +1,250 @@
+"""`pulse airflow`: a local Airflow with our DAGs, all of it under `PULSE_HOME`; its metadata in the embedded Postgres.
+
+Airflow is spoken to as a program, by its command line and its environment: no process of ours imports it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from music_pulse import transform
+from music_pulse.database import connect
+from music_pulse.display import command_name, console, step
+from music_pulse.embedded.plumbing import HOST, free_port, is_free
+from music_pulse.errors import AirflowError
+from music_pulse.settings import PROJECT_ROOT, Settings
+from music_pulse.stack import kept_secrets
+
+logger = logging.getLogger(__name__)
+
+DBNAME = "airflow"
+"""Airflow's own database on the embedded server."""
+LOGIN = "admin"
+
+_ORCHESTRATION = PROJECT_ROOT / "orchestration"
+_START_SECONDS = 300.0  # the first start makes the database
+_STOP_SECONDS = 30.0
+
+_AIRFLOW = """
+import ctypes, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, 15)  # PR_SET_PDEATHSIG: no Airflow outlives the one who watches it
+sys.argv[0] = "airflow"
+from airflow.__main__ import main
+main()
+"""
+
+
+def airflow_home(settings: Settings) -> Path:
+    """Return the folder of Airflow's configuration, logs and password file."""
+    return settings.home / "airflow"
+
+
+def airflow_environment(settings: Settings, port: int = 0) -> dict[str, str]:
+    """Return the environment of Airflow and of its tasks, for a warehouse that is open.
+
+    What the caller's environment says of Airflow (`AIRFLOW__*`) wins.
+    """
+    home = airflow_home(settings)
+    keys = kept_secrets(home / "secrets.json", ("fernet", "api", "jwt"))
+    root = f"http://{HOST}:{port}"
+    defaults = {
+        "AIRFLOW__CORE__DAGS_FOLDER": str(_ORCHESTRATION / "dags"),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(home / "plugins"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+        "AIRFLOW__CORE__PARALLELISM": str(settings.airflow_parallelism),
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{LOGIN}:admin",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(_passwords_path(settings)),
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{root}/execution/",
+        "AIRFLOW__CORE__FERNET_KEY": keys["fernet"] + "=",
+        "AIRFLOW__API__HOST": HOST,
+        "AIRFLOW__API__PORT": str(port),
+        "AIRFLOW__API__BASE_URL": root,
+        "AIRFLOW__API__WORKERS": "1",
+        "AIRFLOW__API__SECRET_KEY": keys["api"],
+        "AIRFLOW__API_AUTH__JWT_SECRET": keys["jwt"],
+        "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(home / "logs"),
+        "AIRFLOW__DAG_PROCESSOR__STALE_BUNDLE_CLEANUP_INTERVAL": "0",
+        "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+        "AIRFLOW__COSMOS__ENABLE_TELEMETRY": "False",
+        "AIRFLOW__COSMOS__CACHE_DIR": str(home / "cosmos"),
+        "AIRFLOW__COSMOS__DBT_DOCS_PROJECTS": json.dumps(
+            {"music_pulse": {"dir": str(transform.target_path(settings)), "index": "index.html", "name": "dbt docs"}}
+        ),
+    }
+    if settings.target == "embedded":
+        login = settings.credentials("admin")
+        address = f"{quote(login.user)}:{quote(login.password, safe='')}@{login.host}:{login.port}/{DBNAME}"
+        defaults["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = f"postgresql+psycopg2://{address}"
+        # The server allows 40 connections in all.
+        defaults["AIRFLOW__DATABASE__SQL_ALCHEMY_POOL_SIZE"] = "3"
+        defaults["AIRFLOW__DATABASE__SQL_ALCHEMY_MAX_OVERFLOW"] = "3"
+    dbt = transform.dbt_environment(settings)
+    del dbt["DBT_TARGET_PATH"]  # Cosmos has a folder for each task
+    return {**defaults, **dbt, "AIRFLOW_HOME": str(home), "PULSE_HOME": str(settings.home), "TMPDIR": str(home / "tmp")}
+
+
+def run_airflow(settings: Settings, arguments: Sequence[str]) -> int:
+    """Pass `arguments` through to the command `airflow`, prepared, its output as it is; return its exit code."""
+    is_prepared = transform.manifest_path(settings).exists()
+    variables = airflow_environment(settings) if is_prepared else _prepare(settings)
+    return subprocess.run(_command(arguments), env=variables, check=False).returncode
+
+
+def serve_airflow(settings: Settings) -> None:
+    """Run scheduler, DAG processor, triggerer and page until Ctrl-C; print the address and the login.
+
+    Raises `AirflowError` where it doesn't start, or ends by itself.
+    """
+    port = _port(settings)
+    with step("Preparing Airflow"):
+        variables = _prepare(settings, port)
+    server = _start(settings, variables)
+    try:
+        with step("Starting Airflow"):
+            server.wait_until_ready()
+        out = console()
+        out.print(f"Airflow  {server.address}")
+        out.print(
+            f"Login    {LOGIN} / {kept_secrets(_passwords_path(settings), (LOGIN,))[LOGIN]}",
+            highlight=False,
+            markup=False,
+        )
+        out.print(f"Log      {server.log}", highlight=False)
+        out.print(f"Switch the DAGs on there, or with: {command_name()} airflow dags unpause music_pulse_daily")
+        out.print("Ctrl-C stops it")
+        server.wait()
+    except KeyboardInterrupt:
+        with step("Stopping Airflow"):
+            server.stop()
+        console().print("stopped")
+    finally:
+        server.stop()
+
+
+@dataclass
+class _Server:
+    """`airflow standalone` and its children: one process group."""
+
+    process: subprocess.Popen[bytes]
+    address: str
+    log: Path
+
+    def wait_until_ready(self) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while not self._is_ready():
+            self._check()
+            if time.monotonic() > deadline:
+                raise AirflowError(f"Airflow isn't ready after {_START_SECONDS:.0f} s: see {self.log}")
+            time.sleep(0.5)
+
+    def wait(self) -> None:
+        self.process.wait()
+        self._check()
+
+    def stop(self) -> None:
+        """Stop the whole group: `standalone` by itself leaves children behind."""
+        self._signal(signal.SIGTERM)
+        deadline = time.monotonic() + _STOP_SECONDS
+        while self._signal(0) and time.monotonic() < deadline:
+            self.process.poll()
+            time.sleep(0.1)
+        self._signal(signal.SIGKILL)
+        self.process.wait()
+
+    def _signal(self, number: int) -> bool:
+        try:
+            os.killpg(self.process.pid, number)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def _check(self) -> None:
+        code = self.process.poll()
+        if code is not None:
+            raise AirflowError(f"Airflow ended with exit code {code}: see {self.log}")
+
+    def _is_ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.address}/api/v2/monitor/health", timeout=5) as answer:  # noqa: S310
+                health = json.load(answer)
+        except (OSError, ValueError):
+            return False
+        parts = ("metadatabase", "scheduler", "triggerer", "dag_processor")
+        return all((health.get(part) or {}).get("status") == "healthy" for part in parts)
+
+
+def _prepare(settings: Settings, port: int = 0) -> dict[str, str]:
+    """Make folders, database, pools and manifest; return Airflow's environment."""
+    home = airflow_home(settings)
+    for folder in (home / "plugins", home / "tmp"):
+        folder.mkdir(parents=True, exist_ok=True)
+    home.chmod(0o700)
+    kept_secrets(_passwords_path(settings), (LOGIN,))
+    transform.write_manifest(settings)
+    variables = airflow_environment(settings, port)
+    if settings.target == "embedded":
+        _create_database(settings)
+    _run_quietly(variables, ["db", "migrate"])
+    _run_quietly(variables, ["pools", "import", str(_ORCHESTRATION / "pools.json")])
+    return variables
+
+
+def _start(settings: Settings, variables: dict[str, str]) -> _Server:
+    address = variables["AIRFLOW__API__BASE_URL"]
+    log = settings.home / "logs" / "airflow.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            _command(["standalone"]),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=variables,
+            start_new_session=True,  # Ctrl-C is for us: we stop the group
+        )
+    return _Server(process, address, log)
+
+
+def _command(arguments: Sequence[str]) -> list[str]:
+    return [sys.executable, "-c", _AIRFLOW, *arguments]
+
+
+def _run_quietly(variables: dict[str, str], arguments: Sequence[str]) -> None:
+    done = subprocess.run(
+        _command(arguments), env=variables, capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
+    logger.debug("airflow %s: %s", " ".join(arguments), done.stdout)
+    if done.returncode:
+        lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
+        raise AirflowError(f"airflow {arguments[0]} {arguments[1]} failed: {lines[-1] if lines else 'it said nothing'}")
+
+
+def _create_database(settings: Settings) -> None:
+    with connect(settings.credentials("admin"), autocommit=True) as connection:
+        if connection.execute("select 1 from pg_database where datname = %s", [DBNAME]).fetchone() is None:
+            connection.execute(f"create database {DBNAME}".encode())
+
+
+def _passwords_path(settings: Settings) -> Path:
+    return airflow_home(settings) / "passwords.json"
+
+
+def _port(settings: Settings) -> int:
+    """Return the port of the page: the one that is set, or with 0 a free one."""
+    port = settings.airflow_port or free_port()
+    if port is None or not is_free(port):
+        raise AirflowError(f"port {port} is taken: set PULSE_AIRFLOW_PORT to another, or to 0 for a free one")
+    return port

@@ -1,0 +1,96 @@
+"""How Cosmos renders the dbt graph, and runs it: one `dbt build` in one task, watched by a task a node.
+
+See docs/decisions/0008: what else was measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import TriggerRule
+from cosmos import DbtTaskGroup, ExecutionConfig, ProfileConfig, ProjectConfig, RenderConfig
+from cosmos.constants import ExecutionMode, LoadMode, TestBehavior
+
+from music_pulse import transform
+from music_pulse.settings import PROJECT_ROOT, load_settings
+from orchestration.notifications import WebhookNotifier
+from orchestration.rules import WAREHOUSE_POOL
+
+BUILD = "dbt_producer_watcher"
+"""The task that runs dbt."""
+
+_lock = ExitStack()
+
+
+def dbt_task_group(group_id: str = "dbt", **operator_args: Any) -> DbtTaskGroup:
+    """Return the tasks of the dbt project, from the manifest that `pulse airflow` wrote; no database is asked.
+
+    The node tasks come after the build: each then ends at once, by what the build has noted of its node, and runs
+    its node by itself only where the build did not (or failed at it, and it is tried again).
+    """
+    settings = load_settings()
+    group = DbtTaskGroup(
+        group_id=group_id,
+        project_config=ProjectConfig(
+            dbt_project_path=PROJECT_ROOT / "dbt_project",
+            manifest_path=transform.manifest_path(settings),
+            project_name="music_pulse",
+            install_dbt_deps=False,
+        ),
+        profile_config=ProfileConfig(
+            profile_name="music_pulse",
+            target_name=settings.target,
+            profiles_yml_filepath=PROJECT_ROOT / "profiles.yml",
+        ),
+        render_config=RenderConfig(
+            load_method=LoadMode.DBT_MANIFEST,
+            test_behavior=TestBehavior.AFTER_EACH,
+            emit_datasets=False,  # their addresses hold the port; assets.py announces
+            enable_owner_inheritance=False,
+        ),
+        execution_config=ExecutionConfig(
+            execution_mode=ExecutionMode.WATCHER,
+            setup_operator_args={
+                "pool": WAREHOUSE_POOL,
+                "pre_execute": _hold_build_lock,
+                "post_execute": _release_build_lock,
+                # The second try runs no dbt: it hands over to the node tasks, so why wait.
+                "retries": 1,
+                "retry_delay": timedelta(seconds=1),
+                "on_failure_callback": [_release_build_lock, WebhookNotifier("failed")],
+                "on_retry_callback": [_release_build_lock, WebhookNotifier("failed; its nodes go on one by one")],
+                "dbt_cmd_flags": ["--exclude-resource-type", "unit_test"],
+            },
+        ),
+        operator_args={
+            "vars": transform.dbt_vars(settings) or None,
+            "deferrable": False,
+            "poke_interval": 5,
+            # One alert a failed build: the build's own.
+            "on_failure_callback": None,
+            "on_retry_callback": None,
+            **operator_args,
+        },
+    )
+    build = group.children[f"{group_id}.{BUILD}"]
+    for node in list(group.iter_tasks()):
+        if node is not build and not node.upstream_task_ids:
+            build >> node
+            node.trigger_rule = TriggerRule.ALL_DONE
+    return group
+
+
+def _hold_build_lock(_: Mapping[str, Any]) -> None:
+    """Wait for builds that others run by hand, and keep them waiting."""
+    from music_pulse import stack
+
+    settings = _lock.enter_context(stack.warehouse(load_settings()))
+    _lock.enter_context(transform.one_build(settings))
+
+
+def _release_build_lock(*_: Any) -> None:
+    """Let others build. A process that is killed lets go by that."""
+    _lock.close()
