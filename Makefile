@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 ARGS ?=
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-all run live airflow serve test browser lint bench docs lock clean
+.PHONY: help setup setup-all run live airflow serve test browser promtool lint bench docs lock clean
 
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -24,7 +24,7 @@ airflow: .venv/.orchestration ## Airflow with the DAGs on 127.0.0.1 (ARGS="dags 
 serve: .venv/.serving ## the page, the API and the ingest endpoint on 127.0.0.1 (ARGS="--port 8080")
 	$(BIN)/pulse serve $(ARGS)
 
-test: .venv/.all browser ## the whole test suite (ARGS="-k name" for a part)
+test: .venv/.all browser promtool ## the whole test suite (ARGS="-k name" for a part)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 browser:
@@ -35,6 +35,14 @@ browser:
 	else \
 		echo "error: the tests of the page need Chromium: install it (Debian: apt-get install chromium)" >&2; exit 1; \
 	fi
+
+promtool:
+	@command -v promtool >/dev/null || { if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing promtool, for the tests of the alert rules"; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends prometheus >/dev/null; \
+	else \
+		echo "error: the tests of the alert rules need promtool: install it (Debian: apt-get install prometheus)" >&2; exit 1; \
+	fi; }
 
 lint: .venv/.all ## ruff, mypy, import-linter, sqlfluff, and dbt parse
 	$(BIN)/ruff check .

@@ -1,0 +1,227 @@
+"""What docker-compose.yml, deploy/ and monitoring/ name, the code has: no container engine is needed to see that."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import jsonschema
+import pytest
+import typer
+import yaml
+
+from music_pulse.cli import app
+from music_pulse.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OURS = {name: service for name, service in SERVICES.items() if service["image"].startswith("music-pulse")}
+AIRFLOW = {name: service for name, service in SERVICES.items() if name.startswith("airflow-")}
+LASTING = {name: service for name, service in SERVICES.items() if service.get("restart") != "no"}
+ALERTS = yaml.safe_load((ROOT / "monitoring" / "alerts.yml").read_text())["groups"][0]["rules"]
+
+
+def test_compose_is_valid_by_the_compose_specification() -> None:
+    schema = json.loads((ROOT / "tests" / "data" / "compose-spec.json").read_text())
+    jsonschema.validate(COMPOSE, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"services": {"one": {"imago": "misspelt"}}}, schema)
+
+
+def test_what_starts_by_itself_is_what_is_essential() -> None:
+    started = {name for name, service in SERVICES.items() if not service.get("profiles")}
+    assert started == {"postgres", "kafka", "spark-master", "spark-worker", "trending", "sink", "serving"}
+    for name, service in SERVICES.items():
+        profiles = set(service.get("profiles", []))
+        for other in service.get("depends_on", {}):
+            assert set(SERVICES[other].get("profiles", [])) <= profiles, f"{name} waits for {other}, which isn't there"
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_services_are_pinned_bounded_and_not_root(name: str) -> None:
+    service = SERVICES[name]
+    version = r":(v?\d+(\.\d+)+[^:]*|\$\{PULSE_VERSION:-latest\})$"
+    assert re.search(version, service["image"]), "an image without a version"
+    assert service["mem_limit"], "no limit of memory"
+    assert service["cpus"], "no limit of processors"
+    if name != "registry":  # its image says a user of its own
+        assert service["user"].split(":")[0] not in ("root", "0")
+    assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+
+
+@pytest.mark.parametrize("name", LASTING)
+def test_what_lasts_has_a_health_check_on_a_port_that_it_serves(name: str) -> None:
+    service = SERVICES[name]
+    check = " ".join(service["healthcheck"]["test"])
+    for port in re.findall(r"localhost:(\d+)", check):
+        known = {"kafka": "9092", "registry": "8080", "s3": "9333", "grafana": "3000", "statsd-exporter": "9102"}
+        served = " ".join(map(str, service.get("command", []))) + " " + known.get(name, "")
+        served += " " + str(service.get("environment", {}).get("AIRFLOW__API__PORT", ""))
+        served += {"prometheus": " 9090", "alertmanager": " 9093"}.get(name, "")  # their default
+        assert port in served, f"{name} does not serve port {port}"
+
+
+def test_volumes_are_declared_and_files_mounted_exist() -> None:
+    for name, service in SERVICES.items():
+        for volume in service.get("volumes", []):
+            source = volume.split(":")[0]
+            if source.startswith("./"):
+                assert (ROOT / source).exists(), f"{name}: {source}"
+            else:
+                assert source in COMPOSE["volumes"], f"{name}: {source}"
+    used = {volume.split(":")[0] for service in SERVICES.values() for volume in service.get("volumes", [])}
+    assert set(COMPOSE["volumes"]) <= used
+    secrets = {secret for service in SERVICES.values() for secret in service.get("secrets", [])}
+    assert set(COMPOSE["secrets"]) == secrets
+
+
+def test_no_password_has_a_default_and_every_variable_is_documented() -> None:
+    text = (ROOT / "docker-compose.yml").read_text()
+    example = (ROOT / ".env.example").read_text() + (ROOT / "docs" / "deployment.md").read_text()
+    variables = re.findall(r"\$\{([A-Z_0-9]+)(:?[-?][^}]*)?\}", text)
+    variables += [(name, "") for name in (secret["environment"] for secret in COMPOSE["secrets"].values())]
+    assert variables
+    for name, rest in variables:
+        assert name in example, f"{name} is documented nowhere"
+        if re.search("PASSWORD|SECRET|KEY", name):
+            assert not rest.startswith((":-", "-")) or rest == ":-", f"{name} has a default"
+
+
+def test_variables_of_ours_are_settings() -> None:
+    for name, service in OURS.items():
+        for variable in service.get("environment", {}):
+            if variable.startswith("PULSE_"):
+                assert variable.removeprefix("PULSE_").lower() in Settings.model_fields, f"{name}: {variable}"
+
+
+def test_settings_of_airflow_exist() -> None:
+    shown = subprocess.check_output(
+        [sys.executable, "-m", "airflow", "config", "list", "--defaults"], text=True, stderr=subprocess.DEVNULL
+    )
+    known = set(re.findall(r"^# Variable: (AIRFLOW__\w+)$", shown, re.MULTILINE))
+    named = {key for service in AIRFLOW.values() for key in service["environment"] if key.startswith("AIRFLOW__")}
+    assert named
+    assert named <= known
+
+
+def commands() -> Iterator[tuple[str, list[str]]]:
+    for name, service in OURS.items():
+        yield name, service["command"]
+    for text in re.findall(r"docker compose run --rm \S+ (pulse .*)", (ROOT / "docs" / "deployment.md").read_text()):
+        yield "docs", shlex.split(text.rstrip("`"))
+
+
+@pytest.mark.parametrize(("name", "words"), list(commands()))
+def test_commands_of_ours_exist(name: str, words: list[str]) -> None:
+    if words[0] == "spark-class":
+        import pyspark
+
+        folder = Path(pyspark.__file__).parent / "jars"
+        (jar,) = folder.glob("spark-core_*.jar")
+        assert words[1].replace(".", "/") + ".class" in zipfile.ZipFile(jar).namelist()
+        assert shutil.which("spark-class", path=str(Path(sys.executable).parent))
+        return
+    assert words.pop(0) == "pulse"
+    command: click.Command = typer.main.get_command(app)
+    context = click.Context(command)
+    while isinstance(command, click.Group):
+        word = words.pop(0)
+        found = command.get_command(context, word)
+        assert found is not None, f"pulse has no command {word}"
+        command = found
+    command.make_context(command.name, words)  # raises for an option that there isn't
+
+
+def test_health_checks_of_the_page_name_a_route_that_it_has() -> None:
+    from serving.health import router
+
+    check = " ".join(SERVICES["serving"]["healthcheck"]["test"])
+    (path,) = re.findall(r"localhost:8000(/[a-z/]+)", check)
+    assert path in {getattr(route, "path", None) for route in router.routes}
+
+
+def test_dockerfile_passes_hadolint() -> None:
+    hadolint = Path(sys.executable).with_name("hadolint")
+    done = subprocess.run([hadolint, ROOT / "deploy" / "Dockerfile"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_dockerfile_copies_no_secrets() -> None:
+    ignored = (ROOT / ".dockerignore").read_text().split()
+    assert {".env", ".git", ".pulse*", "data"} <= set(ignored)
+
+
+def test_the_image_is_filled_with_what_the_stream_needs(tmp_path: Path) -> None:
+    """The jars are those of the tests' own cache: nothing is downloaded here."""
+    (tmp_path / "jars").symlink_to(ROOT / ".cache" / "jars")
+    subprocess.run([sys.executable, ROOT / "deploy" / "prepare_image.py", tmp_path], check=True, cwd=ROOT)
+    shown = subprocess.run([tmp_path / "java" / "bin" / "java", "--version"], capture_output=True, text=True)
+    assert shown.returncode == 0
+    assert (tmp_path / "spark" / "jars").is_dir()
+
+
+def test_prometheus_scrapes_what_the_stack_serves() -> None:
+    scraped = yaml.safe_load((ROOT / "monitoring" / "prometheus.yml").read_text())["scrape_configs"]
+    for job in scraped:
+        for target in job["static_configs"][0]["targets"]:
+            service, port = target.split(":")
+            words = SERVICES[service].get("command", [])
+            assert port in words or (service, port) == ("statsd-exporter", "9102"), target
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["check", "config", "monitoring/prometheus.yml"],
+        ["test", "rules", "monitoring/alerts_test.yml"],
+    ],
+)
+def test_alert_rules(arguments: list[str]) -> None:
+    done = subprocess.run(["promtool", *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_alert_is_tried_and_has_its_page_in_the_runbook() -> None:
+    tried = (ROOT / "monitoring" / "alerts_test.yml").read_text()
+    headings = re.findall(r"^#+ (\w+)$", (ROOT / "docs" / "runbook.md").read_text(), re.MULTILINE)
+    for alert in ALERTS:
+        name = alert["alert"]
+        assert f"alertname: {name}" in tried
+        assert name in headings
+        assert alert["annotations"]["runbook"] == f"docs/runbook.md#{name.lower()}"
+
+
+def metrics() -> set[str]:
+    """Return the names of our metrics, as Prometheus sees them."""
+    from prometheus_client import CollectorRegistry, generate_latest
+
+    from serving.metrics import ServerMetrics
+    from streaming.client import StreamMetrics
+    from streaming.trending_metrics import TrendingMetrics
+
+    registry = CollectorRegistry()
+    StreamMetrics(registry), TrendingMetrics(registry), ServerMetrics(registry)
+    types = re.findall(r"^# TYPE (\w+) (\w+)$", generate_latest(registry).decode(), re.MULTILINE)
+    names = {"up", "pulse_kafka_lag"}
+    for name, kind in types:
+        names |= {f"{name}_bucket", f"{name}_count", f"{name}_sum"} if kind == "histogram" else {name}
+    return names
+
+
+def test_alerts_and_dashboards_ask_for_metrics_that_exist() -> None:
+    dashboards = [json.loads(path.read_text()) for path in (ROOT / "monitoring/grafana/dashboards").glob("*.json")]
+    asked = [target["expr"] for board in dashboards for panel in board["panels"] for target in panel["targets"]]
+    assert asked
+    asked += [alert["expr"] for alert in ALERTS]
+    named = {name for text in asked for name in re.findall(r"\bpulse_\w+", text)}
+    assert named <= metrics()
