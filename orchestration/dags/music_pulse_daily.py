@@ -25,7 +25,7 @@ from orchestration.rules import LISTENBRAINZ_POOL, dag_arguments
 
 
 @dag(
-    schedule=CronDataIntervalTimetable("0 4 * * *", timezone="UTC"),
+    schedule=CronDataIntervalTimetable("0 0 * * *", timezone="UTC"),
     doc_md=__doc__,
     **dag_arguments("ListenBrainz to marts to Parquet", tags=["listenbrainz", "dbt"], deadline=timedelta(hours=3)),
 )
