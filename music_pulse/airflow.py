@@ -33,6 +33,7 @@ DBNAME = "airflow"
 LOGIN = "admin"
 
 _ORCHESTRATION = PROJECT_ROOT / "orchestration"
+_PARTS = ("api-server", "scheduler", "dag-processor", "triggerer")
 _START_SECONDS = 300.0  # the first start makes the database
 _STOP_SECONDS = 30.0
 
@@ -117,15 +118,14 @@ def serve_airflow(settings: Settings) -> None:
             server.wait_until_ready()
         out = console()
         out.print(f"Airflow  {server.address}")
-        out.print(
-            f"Login    {LOGIN} / {kept_secrets(_passwords_path(settings), (LOGIN,))[LOGIN]}",
-            highlight=False,
-            markup=False,
-        )
-        out.print(f"Log      {server.log}", highlight=False)
+        password = kept_secrets(_passwords_path(settings), (LOGIN,))[LOGIN]
+        out.print(f"Login    {LOGIN} / {password}", highlight=False, markup=False)
+        out.print(f"Logs     {server.logs}/airflow-*.log", highlight=False)
         out.print(f"Switch the DAGs on there, or with: {command_name()} airflow dags unpause music_pulse_daily")
         out.print("Ctrl-C stops it")
-        server.wait()
+        while True:
+            server.check()
+            time.sleep(1.0)
     except KeyboardInterrupt:
         with step("Stopping Airflow"):
             server.stop()
@@ -136,45 +136,46 @@ def serve_airflow(settings: Settings) -> None:
 
 @dataclass
 class _Server:
-    """`airflow standalone` and its children: one process group."""
+    """Airflow's parts, in one process group: with their children, of which they leave some behind when they end."""
 
-    process: subprocess.Popen[bytes]
+    parts: dict[str, subprocess.Popen[bytes]]
+    group: int
     address: str
-    log: Path
+    logs: Path
 
     def wait_until_ready(self) -> None:
         deadline = time.monotonic() + _START_SECONDS
         while not self._is_ready():
-            self._check()
+            self.check()
             if time.monotonic() > deadline:
-                raise AirflowError(f"Airflow isn't ready after {_START_SECONDS:.0f} s: see {self.log}")
+                raise AirflowError(f"Airflow isn't ready after {_START_SECONDS:.0f} s: see {self.logs}")
             time.sleep(0.5)
 
-    def wait(self) -> None:
-        self.process.wait()
-        self._check()
+    def check(self) -> None:
+        """Raise `AirflowError` if a part has ended."""
+        for name, process in self.parts.items():
+            if process.poll() is not None:
+                log = self.logs / f"airflow-{name}.log"
+                raise AirflowError(f"Airflow's {name} ended with exit code {process.returncode}: see {log}")
 
     def stop(self) -> None:
-        """Stop the whole group: `standalone` by itself leaves children behind."""
+        """Ask the whole group to end, and wait; who doesn't listen is killed."""
         self._signal(signal.SIGTERM)
         deadline = time.monotonic() + _STOP_SECONDS
         while self._signal(0) and time.monotonic() < deadline:
-            self.process.poll()
+            for process in self.parts.values():
+                process.poll()
             time.sleep(0.1)
         self._signal(signal.SIGKILL)
-        self.process.wait()
+        for process in self.parts.values():
+            process.wait()
 
     def _signal(self, number: int) -> bool:
         try:
-            os.killpg(self.process.pid, number)
+            os.killpg(self.group, number)
         except ProcessLookupError:
             return False
         return True
-
-    def _check(self) -> None:
-        code = self.process.poll()
-        if code is not None:
-            raise AirflowError(f"Airflow ended with exit code {code}: see {self.log}")
 
     def _is_ready(self) -> bool:
         try:
@@ -203,19 +204,22 @@ def _prepare(settings: Settings, port: int = 0) -> dict[str, str]:
 
 
 def _start(settings: Settings, variables: dict[str, str]) -> _Server:
-    address = variables["AIRFLOW__API__BASE_URL"]
-    log = settings.home / "logs" / "airflow.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            _command(["standalone"]),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=variables,
-            start_new_session=True,  # Ctrl-C is for us: we stop the group
-        )
-    return _Server(process, address, log)
+    logs = settings.home / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    parts: dict[str, subprocess.Popen[bytes]] = {}
+    group = 0  # the first part's own, apart from ours: Ctrl-C is for us, we stop the group
+    for name in _PARTS:
+        with (logs / f"airflow-{name}.log").open("wb") as output:
+            parts[name] = subprocess.Popen(
+                _command([name]),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=variables,
+                process_group=group,
+            )
+        group = group or parts[name].pid
+    return _Server(parts, group, variables["AIRFLOW__API__BASE_URL"], logs)
 
 
 def _command(arguments: Sequence[str]) -> list[str]:

@@ -155,6 +155,22 @@ def test_what_cancels_out_is_found_by_full_at_once(settings: Settings, api: List
     assert_raw_is_as_shown(settings, api)
 
 
+def test_a_rescan_reads_its_interval_alone_whatever_the_counts_say(settings: Settings, api: ListenBrainzDouble) -> None:
+    swap(api, 2_400, 1_200)
+    outside = reconcile(settings, interval=(at(1_100), at(1_000)))
+    assert (outside.windows, outside.landed.listens, outside.tombstones) == (1, 0, 0)
+    inside = reconcile(settings, interval=(at(2_400), at(1_199)))
+    assert (inside.landed.listens, inside.tombstones, inside.error) == (1, 1, None)
+    assert_raw_is_as_shown(settings, api)
+
+
+def test_a_rescan_of_a_user_who_was_never_read_lands_its_interval(settings: Settings, api: ListenBrainzDouble) -> None:
+    api.add("New", [listen(NOW - days * DAY, f"Artist {days}") for days in range(2, 90)])
+    [done] = reconcile_listenbrainz(settings, ["new"], interval=(NOW - 70 * DAY, NOW - 9 * DAY))
+    assert (done.user_name, done.landed.listens, done.windows, done.held) == ("New", 61, 3, 61)
+    assert extract_listenbrainz(settings, ["new"]).listens == 27
+
+
 def swap(api: ListenBrainzDouble, gone: int, new: int) -> None:
     api.remove("Rob", at(gone))
     api.add("Rob", [listen(at(new) + 1, "Instead")])

@@ -1,0 +1,110 @@
+"""The DAGs as the DAG processor loads them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from helpers import MakeWarehouse
+
+from music_pulse.settings import PROJECT_ROOT
+
+DAGS = {"music_pulse_daily", "music_pulse_backfill", "trending_refresh", "warehouse_maintenance", "data_quality"}
+
+
+@pytest.fixture(scope="module")
+def bag(ask: Any, make_warehouse: MakeWarehouse) -> dict[str, Any]:
+    [described] = ask(make_warehouse(), {"describe": []})
+    return dict(described)
+
+
+@pytest.fixture(scope="module")
+def daily(bag: dict[str, Any]) -> dict[str, Any]:
+    return dict(bag["dags"]["music_pulse_daily"]["tasks"])
+
+
+def test_every_dag_loads_is_acyclic_and_can_be_stored(bag: dict[str, Any]) -> None:
+    assert bag["errors"] == {}
+    assert set(bag["dags"]) == DAGS
+
+
+def test_every_dag_says_what_it_is_and_runs_once_at_a_time(bag: dict[str, Any]) -> None:
+    for dag_id, dag in bag["dags"].items():
+        assert dag["doc_md"].strip().startswith(f"### {dag_id}")
+        assert "music-pulse" in dag["tags"]
+        assert (dag["max_active_runs"], dag["catchup"], dag["deadlines"]) == (1, False, 1)
+
+
+def test_no_file_is_one_that_dbt_would_import(bag: dict[str, Any]) -> None:
+    assert not [path for path in (PROJECT_ROOT / "orchestration").rglob("dbt_*.py") if path.parent.name == "dags"]
+    assert {dag["file"] for dag in bag["dags"].values()} == {f"{dag_id}.py" for dag_id in DAGS}
+
+
+def test_every_task_has_an_owner_a_time_out_and_retries(bag: dict[str, Any]) -> None:
+    for dag in bag["dags"].values():
+        for name, task in dag["tasks"].items():
+            if name == "verdict" or name.endswith("_done"):  # they do nothing
+                continue
+            assert task["owner"] == "music-pulse", name
+            assert task["timeout"], name
+            assert task["retries"] >= 1, name
+            assert task["is_backed_off"], name
+
+
+def test_every_task_tells_of_its_failures_but_for_the_nodes_of_a_build_that_has_told(bag: dict[str, Any]) -> None:
+    for dag in bag["dags"].values():
+        silent = {name for name, task in dag["tasks"].items() if not task["tells_of_failure"]}
+        assert all(name == "verdict" or name.startswith("dbt.") for name in silent)
+    build = bag["dags"]["music_pulse_daily"]["tasks"]["dbt.dbt_producer_watcher"]
+    assert build["tells_of_failure"]
+    assert build["tells_of_retry"]
+
+
+def test_the_daily_run_reads_then_builds_then_exports(daily: dict[str, Any]) -> None:
+    assert daily["user.extract"]["upstream"] == ["users"]
+    assert daily["user.reconcile"]["upstream"] == ["user.extract", "users"]
+    assert daily["enrich"]["upstream"] == ["user.reconcile"]
+    assert daily["dbt.dbt_producer_watcher"]["upstream"] == ["enrich"]
+    assert {"dbt.daily_top.test", "dbt.daily_aggregates.test", "dbt.reconciliation.test"} <= set(
+        daily["marts"]["upstream"]
+    )
+    assert daily["export"]["upstream"] == ["marts"]
+    assert daily["freshness"]["upstream"] == ["export"]
+    assert daily["verdict"]["trigger_rule"] == "one_failed"
+
+
+def test_each_user_is_read_by_tasks_of_their_own(daily: dict[str, Any]) -> None:
+    assert {name for name, task in daily.items() if task["is_mapped"]} == {"user.extract", "user.reconcile"}
+
+
+def test_the_dbt_graph_is_rendered_with_its_tests(daily: dict[str, Any]) -> None:
+    """Staging, intermediate, marts; a model comes after the tests of what it reads."""
+    assert "dbt.stg_batch__loads.test" in daily["dbt.int_listens_deduplicated.run"]["upstream"]
+    assert "dbt.int_listens_deduplicated.test" in daily["dbt.listen_events.run"]["upstream"]
+    assert daily["dbt.listen_events.test"]["upstream"] == ["dbt.listen_events.run"]
+
+
+def test_pools_of_one_keep_apart_who_must_not_meet(bag: dict[str, Any], daily: dict[str, Any]) -> None:
+    tasks = {f"{dag_id}.{name}": task for dag_id, dag in bag["dags"].items() for name, task in dag["tasks"].items()}
+    writers = {name for name, task in tasks.items() if task["pool"] == "warehouse"}
+    assert writers == {
+        "music_pulse_daily.dbt.dbt_producer_watcher",
+        "music_pulse_backfill.dbt.dbt_producer_watcher",
+        "trending_refresh.refresh_trending",
+        "warehouse_maintenance.shorten_quarantine",
+        "warehouse_maintenance.drop_old_windows",
+        "warehouse_maintenance.drop_old_snapshots",
+        "warehouse_maintenance.vacuum",
+    }
+    askers = {name for name, task in daily.items() if task["pool"] == "listenbrainz"}
+    assert askers == {"user.extract", "user.reconcile", "enrich"}
+
+
+def test_the_build_announces_the_marts_and_what_follows_listens(bag: dict[str, Any], daily: dict[str, Any]) -> None:
+    assert daily["marts"]["outlets"] == ["marts"]
+    assert daily["export"]["outlets"] == ["parquet_snapshot"]
+    assert "marts" in bag["dags"]["data_quality"]["schedule"]
+
+
+def test_a_backfill_takes_users_and_days(bag: dict[str, Any]) -> None:
+    assert bag["dags"]["music_pulse_backfill"]["params"] == ["from_day", "to_day", "users"]

@@ -1,0 +1,146 @@
+"""music_pulse_daily for real: Airflow, Cosmos, dbt, Postgres and a double of the API; beside `pulse run`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from doubles.listenbrainz import Fault, ListenBrainzDouble, listen
+from doubles.webhook import WebhookDouble
+from helpers import MakeWarehouse, checksums, query, row_versions
+
+from music_pulse import run as steps
+from music_pulse.settings import Settings
+
+pytestmark = pytest.mark.integration
+
+USERS = ["ann", "bob"]
+TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+DAYS = [TODAY - timedelta(days=back) for back in (6, 5, 4)]
+
+
+def heard_on(day: datetime, user: str) -> list[dict[str, Any]]:
+    """Return a day of a user: songs that others hear, too, and the day's first and last second."""
+    start, other = int(day.timestamp()), len(user) + day.day
+    seconds = [start, *range(start + 600, start + 86_000, 1_200), start + 86_399]
+    return [
+        listen(second, f"Artist {(place + other) % 7}", f"Track {place % 11}", duration_ms=200_000)
+        for place, second in enumerate(seconds)
+    ]
+
+
+class Story:
+    """What happened, in the order of the tests: three days by daily runs, and once more by a backfill."""
+
+    daily: Settings
+    states: list[dict[str, Any]]
+    sums: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def api() -> Iterator[ListenBrainzDouble]:
+    with ListenBrainzDouble() as double:
+        yield double
+
+
+@pytest.fixture(scope="module")
+def receiver() -> Iterator[WebhookDouble]:
+    with WebhookDouble() as double:
+        yield double
+
+
+@pytest.fixture(scope="module")
+def settings_of(
+    api: ListenBrainzDouble, make_warehouse: MakeWarehouse, tmp_path_factory: pytest.TempPathFactory
+) -> Any:
+    def make() -> Settings:
+        folder = tmp_path_factory.mktemp("home")
+        return make_warehouse(listenbrainz_url=api.url, export_dir=str(folder / "warehouse"))
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def environment(receiver: WebhookDouble) -> dict[str, str]:
+    return {
+        "AIRFLOW_VAR_MUSIC_PULSE_USERS": '["ann", "bob"]',
+        "PULSE_ALERT_WEBHOOK_URL": f"{receiver.url}/alerts",
+        "PULSE_LISTENBRAINZ_ATTEMPTS": "1",
+    }
+
+
+@pytest.fixture(scope="module")
+def story(api: ListenBrainzDouble, ask: Any, settings_of: Any, environment: dict[str, str]) -> Story:
+    told = Story()
+    told.daily, told.states = settings_of(), []
+    for number, day in enumerate(DAYS):
+        for user in USERS:
+            api.add(user, heard_on(day, user))
+        if number == 1:  # the first request of the second day fails for good
+            api.faults.append(Fault("status", 500))
+        order = {"run": "music_pulse_daily", "date": (day + timedelta(hours=1)).isoformat()}
+        told.states += ask(told.daily, order, **environment)
+    told.sums = checksums(told.daily)
+    return told
+
+
+def test_each_daily_run_succeeds(story: Story) -> None:
+    assert [run["state"] for run in story.states] == ["success"] * 3
+    for run in story.states:
+        assert {state for state, _ in run["tasks"].values()} == {"success", "skipped"}
+        assert [name for name, (state, _) in run["tasks"].items() if state == "skipped"] == ["verdict[-1]"]
+
+
+def test_a_task_that_fails_is_retried_told_of_and_goes_on_without_doubles(
+    story: Story, receiver: WebhookDouble, api: ListenBrainzDouble
+) -> None:
+    tries = {name: attempts for name, (_, attempts) in story.states[1]["tasks"].items() if attempts > 1}
+    assert tries == {"user.extract[0]": 2} or tries == {"user.extract[1]": 2}
+    [(path, alert)] = receiver.received
+    assert path == "/alerts"
+    assert (alert["event"], alert["dag_id"], alert["task_id"], alert["try_number"]) == (
+        "is retried", "music_pulse_daily", "user.extract", 1,
+    )  # fmt: skip
+    assert "500" in alert["error"]
+    [(landed, distinct)] = query(story.daily, "select count(*), count(distinct listen_id) from raw.listens")
+    assert landed == distinct == sum(len(api.rows(user)) for user in USERS)
+
+
+def test_the_same_day_once_more_changes_nothing(story: Story, ask: Any, environment: dict[str, str]) -> None:
+    before, files = row_versions(story.daily), exported(story.daily)
+    order = {"run": "music_pulse_daily", "date": (DAYS[-1] + timedelta(hours=2)).isoformat()}
+    [run] = ask(story.daily, order, **environment)
+    assert run["state"] == "success"
+    assert checksums(story.daily) == story.sums
+    assert (row_versions(story.daily), exported(story.daily)) == (before, files)
+
+
+def test_pulse_run_has_the_same_marts(story: Story, settings_of: Any) -> None:
+    other = settings_of()
+    landed = steps.land_listenbrainz(other, USERS, None)
+    steps.finish(other, landed, steps.reconcile(other, USERS))
+    assert checksums(other) == story.sums
+
+
+def test_a_backfill_of_three_days_has_the_same_marts(
+    story: Story, ask: Any, settings_of: Any, environment: dict[str, str]
+) -> None:
+    """Each run reads its own day again, by listened_at; the marts are built by the last one."""
+    other = settings_of()
+    order = {
+        "backfill": "music_pulse_daily",
+        "from": DAYS[0].isoformat(),
+        "to": DAYS[-1].isoformat(),
+        "skip_all_but_last": r"dbt\..*|marts|export|freshness",
+    }
+    [runs] = ask(other, order, **environment)
+    assert [(run["run_type"], run["state"]) for run in runs] == [("backfill", "success")] * 3
+    assert checksums(other) == story.sums
+
+
+def exported(settings: Settings) -> dict[str, int]:
+    """Return the exported files and when they were written."""
+    return {str(path): path.stat().st_mtime_ns for path in Path(settings.export_dir).rglob("*.parquet")}
