@@ -36,6 +36,8 @@ extract_app = typer.Typer(
 app.add_typer(extract_app, name="extract")
 stream_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Run the parts of the stream one by one.")
 app.add_typer(stream_app, name="stream")
+token_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Who may send listens to `pulse serve`.")
+app.add_typer(token_app, name="token")
 
 Demo = Annotated[bool, typer.Option("--demo", help="Work on the synthetic demo (database pulse_demo).")]
 Users = Annotated[list[str] | None, typer.Option("--user", "-u", help="ListenBrainz user; may be given several times.")]
@@ -343,6 +345,64 @@ def docs(
     typer.echo(f"docs: {folder / 'index.html'}")
     if serve:
         steps.serve_docs(folder, settings.docs_port if port is None else port)
+
+
+@app.command()
+def serve(
+    host: Annotated[
+        str | None, typer.Option(help="Address; one that others reach needs a token first. Default: PULSE_SERVE_HOST.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port; 0 takes a free one. Default: PULSE_SERVE_PORT.")
+    ] = None,
+    demo: Demo = False,
+) -> None:
+    """Serve the page, its API, the docs, and a place for scrobblers.
+
+    Listens go to Kafka where it runs (`pulse live`, PULSE_KAFKA_BOOTSTRAP), else into the database (docs/serving.md).
+    """
+    from music_pulse.serve import run_server
+
+    with _warehouse(demo) as settings:
+        chosen = {name: value for name, value in (("serve_host", host), ("serve_port", port)) if value is not None}
+        run_server(settings.model_copy(update=chosen))
+
+
+@token_app.command("create")
+def token_create(
+    name: Annotated[str, typer.Argument(help="The user that listens sent with it are of.", show_default=False)],
+    demo: Demo = False,
+) -> None:
+    """Make a token; it is shown this once."""
+    from music_pulse.serve import create_token
+
+    with _warehouse(demo) as settings:
+        token = create_token(settings, name)
+    typer.echo(token)
+    typer.echo("It is not shown again. Give it to your scrobbler, with the address that pulse serve names.", err=True)
+
+
+@token_app.command("list")
+def token_list(demo: Demo = False) -> None:
+    """Show whose tokens there are, and since when."""
+    from music_pulse.display import cell_text
+    from serving.tokens import list_tokens
+
+    with _warehouse(demo) as settings:
+        for token in list_tokens(settings):
+            typer.echo(f"{token.created_at:%Y-%m-%d %H:%M}  {token.mark}  {cell_text(token.user_name)}")
+
+
+@token_app.command("revoke")
+def token_revoke(
+    name: Annotated[str, typer.Argument(help="The user, in any spelling.", show_default=False)],
+    demo: Demo = False,
+) -> None:
+    """Revoke all tokens of a user, at once."""
+    from serving.tokens import revoke_tokens
+
+    with _warehouse(demo) as settings:
+        typer.echo(f"revoked {revoke_tokens(settings, name):,}")
 
 
 @app.command()
