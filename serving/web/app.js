@@ -1,7 +1,7 @@
 // Wires the page: what is loaded when, and what it says of itself.
 
 import { Failure, get } from "./api.js";
-import { byId } from "./dom.js";
+import { byId, h } from "./dom.js";
 import { moment, plural } from "./format.js";
 import { refreshListening, showNothing, startPickers } from "./listening.js";
 import { listen } from "./live.js";
@@ -54,7 +54,11 @@ async function refresh({ all = false } = {}) {
 function startTheme() {
   const button = byId("theme");
   const themes = ["system", "light", "dark"];
-  const say = () => (button.textContent = `Theme: ${document.documentElement.dataset.theme ?? "system"}`);
+  const say = () => {
+    const theme = document.documentElement.dataset.theme ?? "system";
+    button.replaceChildren({ system: "◐", light: "☀", dark: "☾" }[theme], h("span", {}, ` ${theme}`));
+    button.setAttribute("aria-label", `Theme: ${theme}`);
+  };
   button.addEventListener("click", () => {
     const next = themes[(themes.indexOf(document.documentElement.dataset.theme ?? "system") + 1) % themes.length];
     if (next === "system") {

@@ -19,6 +19,6 @@ export const shiftDay = (text, days) => new Date(Date.parse(`${text}T00:00Z`) + 
 export function duration(minutes) {
   const all = Math.round(minutes);
   if (all < 60) return `${all} min`;
-  if (all < 6000) return `${Math.floor(all / 60)} h ${String(all % 60).padStart(2, "0")} min`;
+  if (all < 1440) return `${Math.floor(all / 60)} h ${String(all % 60).padStart(2, "0")} min`;
   return `${count(all / 60)} h`;
 }

@@ -33,7 +33,7 @@ export class Panel {
 
   failure(error, question) {
     return h("div", { class: "failed" }, h("p", {}, error.message),
-      h("button", { type: "button", class: "plain", onclick: () => this.refresh(...question) }, "Try again"));
+      h("button", { type: "button", onclick: () => this.refresh(...question) }, "Try again"));
   }
 }
 
