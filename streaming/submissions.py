@@ -35,6 +35,9 @@ from streaming.listens_table import write_load
 
 log = logging.getLogger(__name__)
 
+MAX_EVENT_BYTES = 990_000
+"""Of an event's value: what a broker takes, less room for its key."""
+
 NO_TOPIC = ""
 """What stands for the topic of a listen that came without a broker; its partition is -1."""
 
@@ -74,7 +77,6 @@ class SubmissionStore:
         self._connection: psycopg.Connection | None = None
         self._builder = EventBuilder()
         self._serializer = event_serializer(settings)
-        self._largest = KafkaConfig.from_settings(settings).max_event_bytes
 
     def store(self, submissions: Sequence[Submitted]) -> list[PulseError | None]:
         """Store all; return of each submission why it can't be taken, or None: then it is safe.
@@ -119,15 +121,15 @@ class SubmissionStore:
             encoded = [_Event(event_key(event), self._serializer.serialize(event)) for event in events]
         except (InputError, SerializationError) as error:
             return error if isinstance(error, InputError) else InputError(str(error))
-        if any(len(event.value) > self._largest for event in encoded):
-            return InputError(f"a listen is larger than {self._largest:,} bytes")
+        if any(len(event.value) > MAX_EVENT_BYTES for event in encoded):
+            return InputError(f"a listen is larger than {MAX_EVENT_BYTES:,} bytes")
         return encoded
 
     # Without a broker
 
     def _write(self, connection: psycopg.Connection, events: Sequence[_Event]) -> None:
         """Write what the sink would; a batch that changes nothing leaves no trace."""
-        reader = ListenReader(self._serializer, self._largest)
+        reader = ListenReader(self._serializer, MAX_EVENT_BYTES)
         reading = reader.read(_records(events))
         if reading.refused:
             raise DatabaseError(f"an event that was just made isn't one: {reading.refused[0].reason}")
