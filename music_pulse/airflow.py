@@ -52,13 +52,14 @@ def airflow_home(settings: Settings) -> Path:
     return settings.home / "airflow"
 
 
-def airflow_environment(settings: Settings, port: int = 0) -> dict[str, str]:
-    """Return the environment of Airflow and of its tasks, for a warehouse that is open.
+def airflow_environment(settings: Settings, port: int | None = None) -> dict[str, str]:
+    """Return the environment of Airflow and of its tasks, for a warehouse that is open; `port` is its page's.
 
     What the caller's environment says of Airflow (`AIRFLOW__*`) wins.
     """
     home = airflow_home(settings)
     keys = kept_secrets(home / "secrets.json", ("fernet", "api", "jwt"))
+    port = settings.airflow_port if port is None else port
     root = f"http://{HOST}:{port}"
     defaults = {
         "AIRFLOW__CORE__DAGS_FOLDER": str(_ORCHESTRATION / "dags"),
@@ -187,7 +188,7 @@ class _Server:
         return all((health.get(part) or {}).get("status") == "healthy" for part in parts)
 
 
-def _prepare(settings: Settings, port: int = 0) -> dict[str, str]:
+def _prepare(settings: Settings, port: int | None = None) -> dict[str, str]:
     """Make folders, database, pools and manifest; return Airflow's environment."""
     home = airflow_home(settings)
     for folder in (home / "plugins", home / "tmp"):

@@ -7,6 +7,7 @@ An order is {"describe": []} or {"run": dag_id, "date": ..., "skip": pattern} or
 from __future__ import annotations
 
 import json
+import os
 import sys
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -72,6 +73,7 @@ def backfill(dag_id: str, first: str, last: str, skip_all_but_last: str | None =
     from sqlalchemy import select
 
     dag = _dag(dag_id)
+    _store_all()
     _create_backfill(
         dag_id=dag_id,
         from_date=timezone.parse(first),
@@ -104,19 +106,26 @@ def backfill(dag_id: str, first: str, last: str, skip_all_but_last: str | None =
 
 
 def _dag(dag_id: str) -> Any:
+    """Load a DAG, without delays between tries. DAG.test stores it."""
+    from airflow.dag_processing.dagbag import DagBag
+
+    dag = DagBag(Path(os.environ["AIRFLOW__CORE__DAGS_FOLDER"]) / f"{dag_id}.py").dags[dag_id]
+    dag.deadline = None  # DAG.test of Airflow 3.3.2 fails on one, at its end
+    for task in dag.tasks:
+        task.retry_delay = timedelta(0)
+    return dag
+
+
+def _store_all() -> None:
+    """Write the DAGs to the metadata, as the DAG processor does."""
     from airflow.dag_processing.bundles.manager import DagBundlesManager
     from airflow.dag_processing.dagbag import BundleDagBag, sync_bag_to_db
 
     manager = DagBundlesManager()
     manager.sync_bundles_to_db()
-    [bundle] = [found for found in manager.get_all_dag_bundles() if found.name == "dags-folder"]
-    bag = BundleDagBag(dag_folder=bundle.path, bundle_path=bundle.path, bundle_name=bundle.name)
-    sync_bag_to_db(bag, bundle.name, bundle.version)
-    dag = bag.dags[dag_id]
-    dag.deadline = None  # DAG.test of Airflow 3.3.2 fails on one, at its end
-    for task in dag.tasks:
-        task.retry_delay = timedelta(0)
-    return dag
+    for bundle in manager.get_all_dag_bundles():
+        bag = BundleDagBag(dag_folder=bundle.path, bundle_path=bundle.path, bundle_name=bundle.name)
+        sync_bag_to_db(bag, bundle.name, bundle.version)
 
 
 def _test(dag: Any, logical_date: datetime, skip: str | None) -> dict[str, Any]:
