@@ -31,34 +31,25 @@ USERS = f"""
 """
 
 OVERVIEW = f"""
-    with tracks as (
+    with tracks as materialized (
         select
-            coalesce(sum(listens), 0)::bigint as listens,
-            coalesce(sum(milliseconds_listened)::double precision / 60000, 0) as minutes_listened,
-            coalesce(sum(listens_without_duration), 0)::bigint as listens_without_duration,
-            count(*) as tracks
-        from (
-            select
-                track_id,
-                sum(listens::integer) as listens,
-                sum(milliseconds_listened::double precision) as milliseconds_listened,
-                sum(listens_without_duration::integer) as listens_without_duration
-            from marts.user_daily_tracks
-            where {_IN_PERIOD}
-            group by track_id
-        ) as heard
-    ),
-
-    artists as (
-        select count(*) as artists
-        from (select artist_id from marts.user_daily_tracks where {_IN_PERIOD} group by artist_id) as heard
+            artist_id,
+            sum(listens::integer) as listens,
+            sum(milliseconds_listened::double precision) as milliseconds_listened,
+            sum(listens_without_duration::integer) as listens_without_duration
+        from marts.user_daily_tracks
+        where {_IN_PERIOD}
+        group by track_id, artist_id
     )
 
     select
         %(first)s::date as first_day,
         %(last)s::date as last_day,
-        tracks.*,
-        artists.artists,
+        coalesce(sum(listens), 0)::bigint as listens,
+        coalesce(sum(milliseconds_listened) / 60000, 0) as minutes_listened,
+        coalesce(sum(listens_without_duration), 0)::bigint as listens_without_duration,
+        count(*) as tracks,
+        (select count(*) from (select artist_id from tracks group by artist_id) as artists) as artists,
         (
             select count(distinct artist_id)
             from marts.user_discoveries
@@ -67,8 +58,11 @@ OVERVIEW = f"""
                 and (%(user)s::text is null or user_id = %(user)s::text)
         ) as new_artists,
         (select count(*) from marts.user_sessions where {_IN_PERIOD}) as sessions,
-        (select count(distinct day) from marts.user_daily_hours where {_IN_PERIOD}) as days_with_listens
-    from tracks, artists
+        (
+            select count(*)
+            from (select day from marts.user_daily_hours where {_IN_PERIOD} group by day) as days
+        ) as days_with_listens
+    from tracks
 """
 
 

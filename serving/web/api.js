@@ -1,6 +1,12 @@
 // What the server says. The browser keeps answers and asks whether they still hold (ETag).
 
-export class Failure extends Error {}
+export class Failure extends Error {
+  // `isFinal`: asking again can't help, since the question is at fault.
+  constructor(message, isFinal = false) {
+    super(message);
+    this.isFinal = isFinal;
+  }
+}
 
 export async function get(path, parameters = {}, signal = undefined) {
   const query = new URLSearchParams(Object.entries(parameters).filter(([, value]) => value !== "" && value !== null && value !== undefined));
@@ -13,7 +19,7 @@ export async function get(path, parameters = {}, signal = undefined) {
   }
   if (!response.ok) {
     const told = await response.json().catch(() => ({}));
-    throw new Failure(told.error || `The server answered ${response.status}.`);
+    throw new Failure(told.error || `The server answered ${response.status}.`, response.status < 500);
   }
   return response.json();
 }

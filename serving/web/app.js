@@ -12,12 +12,12 @@ const LIVE_POLL_MS = 60000;
 
 let isLive = false;
 let isDown = false;
-let version = null;
+let version; // undefined before the first answer, null before the first build
 let lastRead = 0;
 
 function show(failure) {
   const banner = byId("banner");
-  const text = failure ? `${failure.message} What you see may be old; this page goes on trying.` : "";
+  const text = failure ? `${failure.message} This page goes on trying; what it shows may be old.` : "";
   if (banner.textContent !== text) banner.textContent = text;
   banner.hidden = !failure;
   const state = failure ? "down" : isLive ? "live" : "waiting";
@@ -40,12 +40,13 @@ async function refresh({ all = false } = {}) {
     } else if (all || status.version !== version) {
       parts.push(refreshListening());
     }
-    const done = await Promise.all(parts);
-    if (!done.every(Boolean)) throw new Failure("Not everything could be read.");
+    const failure = (await Promise.all(parts)).find(Boolean);
+    if (failure) throw failure;
     version = status.version;
     isDown = false;
     show(null);
   } catch (error) {
+    if (!(error instanceof Failure)) throw error;
     isDown = true;
     show(error);
   }
@@ -78,10 +79,16 @@ startPickers();
 refresh({ all: true });
 listen(
   (event, data) => {
-    if (event === "database" && data === "down") show(new Failure("The database is away."));
-    else if (event === "trending" && !isDown) refreshTrending();
-    else if (event === "marts" && data === version) return;
-    else refresh();
+    if (event === "database" && data === "down") {
+      isDown = true;
+      show(new Failure("The database is away."));
+    } else if (isDown) {
+      refresh();
+    } else if (event === "trending") {
+      refreshTrending();
+    } else if (event === "marts" && version !== undefined && data !== version) {
+      refresh();
+    }
   },
   (is) => {
     isLive = is;

@@ -11,6 +11,7 @@ const LENGTHS = { day: 1, week: 7, month: 30, year: 365 };
 const TOP = 10;
 
 let state = readState();
+let shown = location.search;
 let period = null;
 let users = [];
 
@@ -22,7 +23,8 @@ const noListens = () => empty("No listens in this range.");
 function drawOverview(answer) {
   period = answer;
   byId("period").textContent = answer.first_day === answer.last_day ? day(answer.first_day) : `${day(answer.first_day)} to ${day(answer.last_day)}`;
-  byId("earlier").disabled = byId("later").disabled = false;
+  byId("earlier").disabled = answer.first_day <= firstDay();
+  byId("later").disabled = answer.last_day >= lastDay();
   const tile = (label, value, more) => h("div", { class: "tile" }, h("dt", {}, label), h("dd", {}, value, more ? h("small", {}, more) : null));
   const unknown = answer.listens_without_duration;
   return h("dl", {},
@@ -89,8 +91,7 @@ function drawDiscoveries(answer) {
 function drawStreaks([longest, newest]) {
   if (!state.user) return empty("Streaks are one person's.", "Choose a user to see days in a row.");
   if (longest.items.length === 0) return noListens();
-  const user = users.find((each) => each.user_id === state.user);
-  const current = newest.items.find((streak) => user && streak.last_day === user.last_day);
+  const current = newest.items.find((streak) => streak.last_day === lastDay());
   const row = (streak) => [`${day(streak.first_day)} – ${day(streak.last_day)}`, h("span", { class: "much" }, plural(streak.days, "day"))];
   return [current ? h("p", { class: "big" }, plural(current.days, "day"), h("small", {}, ` in a row, up to ${day(current.last_day)}`)) : null,
     h("h4", {}, "Longest"), list(longest.items, row)].filter(Boolean);
@@ -110,10 +111,9 @@ const panels = [
   new Panel(byId("streaks"), both("streaks", 5), drawStreaks),
 ];
 
-function lastDay() {
-  const user = users.find((each) => each.user_id === state.user);
-  return user ? user.last_day : users.map((each) => each.last_day).sort().at(-1);
-}
+const chosen = () => (state.user ? users.filter((each) => each.user_id === state.user) : users);
+const firstDay = () => chosen().map((each) => each.first_day).sort()[0];
+const lastDay = () => chosen().map((each) => each.last_day).sort().at(-1);
 
 const shownYear = () => state.year || (state.to || lastDay() || new Date().toISOString()).slice(0, 4);
 
@@ -131,20 +131,32 @@ function showPickers() {
   byId("to").value = state.to;
 }
 
-function choose(changes, options) {
+function choose(changes) {
   state = { ...state, ...changes };
-  writeState(state, options);
+  if (state.from && state.to && state.from > state.to) [state.from, state.to] = [state.to, state.from];
+  writeState(state);
+  shown = location.search;
   showPickers();
   return refreshPanels();
 }
 
+// Resolves to what went wrong, or null.
 async function refreshPanels() {
   byId("nothing").hidden = true;
   byId("panels").hidden = false;
-  return (await Promise.all(panels.map((panel) => panel.refresh()))).every(Boolean);
+  const failures = (await Promise.all(panels.map((panel) => panel.refresh()))).filter(Boolean);
+  const final = failures.find((failure) => failure.isFinal);
+  if (final) showInstead(empty("This can't be shown.", final.message));
+  return final ? null : (failures[0] ?? null);
 }
 
-// The whole part. Resolves to false where something could not be read; raises what the list of users raises.
+function showInstead(content) {
+  byId("panels").hidden = true;
+  byId("nothing").hidden = false;
+  byId("nothing").replaceChildren(content);
+}
+
+// The whole part. Resolves to what went wrong, or null; raises where the users can't be read.
 export async function refreshListening() {
   users = (await get("users", { limit: 500 })).items;
   if (users.length === 0) return showNothing();
@@ -155,10 +167,8 @@ export async function refreshListening() {
 }
 
 export function showNothing() {
-  byId("panels").hidden = true;
-  byId("nothing").hidden = false;
-  byId("nothing").replaceChildren(empty("There are no listens yet.", "pulse run --user NAME reads yours from ListenBrainz; pulse import PATH takes files of other services."));
-  return true;
+  showInstead(empty("There are no listens yet.", "pulse run --user NAME reads yours from ListenBrainz; pulse import PATH takes files of other services."));
+  return null;
 }
 
 function step(direction) {
@@ -184,6 +194,8 @@ export function startPickers() {
   byId("year-after").addEventListener("click", () => choose({ year: String(Number(shownYear()) + 1) }));
   byId("picker").addEventListener("submit", (event) => event.preventDefault());
   addEventListener("popstate", () => {
+    if (location.search === shown) return; // another part of the page was jumped to
+    shown = location.search;
     state = readState();
     showPickers();
     refreshPanels();

@@ -1,31 +1,33 @@
 // A part of the page that is loaded by itself: loading, empty, failed, or there.
 
+import { Failure } from "./api.js";
 import { h } from "./dom.js";
 
 export class Panel {
   constructor(element, load, draw) {
     Object.assign(this, { element, load, draw, waiting: null, drawn: false });
+    element.replaceChildren(h("div", { class: "loading" }, h("span", { class: "unseen" }, "Loading…")));
   }
 
-  // Resolves to true where it is there. An older load that is still on its way is given up.
+  // Resolves to what went wrong, or null. An older load that is still on its way is given up.
   async refresh(...question) {
     this.waiting?.abort();
     const waiting = (this.waiting = new AbortController());
     this.element.setAttribute("aria-busy", "true");
-    if (!this.drawn) this.element.replaceChildren(h("div", { class: "loading" }, h("span", { class: "unseen" }, "Loading…")));
     try {
       const answer = await this.load(waiting.signal, ...question);
-      if (waiting.signal.aborted) return true;
+      if (waiting.signal.aborted) return null;
       this.element.replaceChildren(...[this.draw(answer, ...question)].flat());
       this.element.classList.remove("old");
       this.drawn = true;
-      return true;
+      return null;
     } catch (error) {
-      if (error.name === "AbortError") return true;
+      if (error.name === "AbortError") return null;
+      if (!(error instanceof Failure)) throw error;
       // What was read stays: old figures, marked as such, say more than none.
       if (this.drawn) this.element.classList.add("old");
       else this.element.replaceChildren(this.failure(error, question));
-      return false;
+      return error;
     } finally {
       if (this.waiting === waiting) this.element.removeAttribute("aria-busy");
     }

@@ -14,10 +14,10 @@ export function readState() {
   return state;
 }
 
-export function writeState(state, { replace = false } = {}) {
+export function writeState(state) {
   const said = new URLSearchParams(Object.entries(state).filter(([key, value]) => value !== DEFAULTS[key]));
   const address = `${location.pathname}${said.size ? `?${said}` : ""}${location.hash}`;
-  history[replace ? "replaceState" : "pushState"](null, "", address);
+  history.pushState(null, "", address);
 }
 
 // The parameters of the API.

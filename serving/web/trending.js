@@ -39,7 +39,7 @@ function draw(kind, answer) {
   const known = ranks[kind];
   const rows = answer.items.map((row) => line(kind, row, known));
   ranks[kind] = new Map(answer.items.map((row) => [row.id, row.rank]));
-  const head = ["#", "Before", kind === "track" ? "Track" : "Artist", "Last 2 hours", "Listens", "Listeners", "Score"];
+  const head = ["#", "Was", kind === "track" ? "Track" : "Artist", "2 hours", "Listens", "Listeners", "Score"];
   const styles = ["rank", "moved", "who", "history", "number", "number", "number"];
   return h("table", { class: "trending", role: "table" },
     h("caption", { class: "unseen" }, `Trending ${kind}s from ${moment(answer.window_start)} to ${time(answer.window_end)}`),
@@ -84,7 +84,8 @@ async function refreshPlaying() {
     h("span", {}, name(each.user_id, { class: "user" }), " hears ", name(each.track_name, { class: "name" }), " by ", name(each.artist_name)))));
 }
 
+// Resolves to what went wrong, or null.
 export async function refreshTrending() {
   refreshPlaying();
-  return (await Promise.all(panels.map((panel) => panel.refresh()))).every(Boolean);
+  return (await Promise.all(panels.map((panel) => panel.refresh()))).find(Boolean) ?? null;
 }

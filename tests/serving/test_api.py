@@ -153,10 +153,34 @@ def test_hours_streaks_sessions_and_discoveries(client: TestClient) -> None:
     assert [(each["name"], each["first_day"]) for each in found] == [("東京事変", "2019-08-10")]
 
 
-def test_trending_and_playing_now_are_empty_before_the_stream(client: TestClient) -> None:
+def test_trending_has_the_windows_before(client: TestClient, marts: Settings) -> None:
     empty = {"window_start": None, "window_end": None, "items": [], "next_offset": None}
+    assert get(client, "trending") == empty
+    execute(
+        marts,
+        """
+        insert into raw.trending_windows
+        select
+            windows.start, windows.start + interval '5 minutes', 'track', entities.id, 'Artist', entities.name,
+            windows.place * entities.factor, windows.place * entities.factor, now()
+        from
+            (
+                select place, date_trunc('minute', now()) - (10 - place) * interval '5 minutes' as start
+                from generate_series(1, 9) as places (place)
+            ) as windows,
+            (values
+                ('00000000-0000-0000-0000-000000000001'::uuid, 'Hit', 2),
+                ('00000000-0000-0000-0000-000000000002', 'Steady', 1)
+            ) as entities (id, name, factor)
+        """,
+    )
+    table = get(client, "trending", limit=1)
+    assert table["next_offset"] == 1
+    [first] = table["items"]
+    assert (first["rank"], first["previous_rank"], first["name"], first["listeners"]) == (1, 1, "Hit", 18)
+    assert first["history"] == [0] * 15 + [2 * place for place in range(1, 10)]
+    assert get(client, "trending", limit=1, offset=1)["items"][0]["name"] == "Steady"
     assert get(client, "trending", kind="artist") == empty
-    assert get(client, "playing-now") == []
 
 
 def test_an_answer_holds_until_a_build_changes_the_marts(client: TestClient, marts: Settings) -> None:
