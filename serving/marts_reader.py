@@ -21,7 +21,7 @@ from serving.errors import NOT_BUILT
 Row = TypeVar("Row")
 
 _VERSION = "select version from marts.freshness"
-_MOST_ANSWERS = 256
+_MOST_ANSWERS = 128
 
 
 @dataclass

@@ -36,7 +36,7 @@ listens as (
             and events.day = touched_days.day
             and events.played_at_ts between
             touched_days.started_at and touched_days.ended_at
-    where events.day = any(array(select touched_days.day from touched_days))
+    where events.day = any(array(select days.day from touched_days as days))
     union
     select
         events.listen_id,
