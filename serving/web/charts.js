@@ -83,6 +83,9 @@ export function heatmap(summary, head, days) {
   const weekdays = [0, 2, 4].map((row) => svg("text", { x: 0, y: 25 + row * size }, WEEKDAYS[row].slice(0, 3)));
   const drawing = svg("svg", { viewBox: `0 0 ${32 + 54 * size} ${18 + 7 * size}`, class: "heatmap", "aria-hidden": "true" }, months, weekdays, cells);
   const scroll = h("div", { class: "scroll wide", tabindex: "0", role: "region", "aria-label": summary }, drawing);
+  // Where it does not fit: to the newest listens.
+  const last = days.findLastIndex((item) => item.value > 0);
+  requestAnimationFrame(() => (scroll.scrollLeft = (scroll.scrollWidth * last) / days.length - 0.8 * scroll.clientWidth));
   return figure(summary, h("div", {}, scroll, legend()), head, () =>
     days.filter((item) => item.value).map((item) => [item.label, item.text]).reverse());
 }

@@ -3,13 +3,13 @@
 import { get } from "./api.js";
 import { sparkline } from "./charts.js";
 import { byId, h, name, visible } from "./dom.js";
-import { count, moment, time } from "./format.js";
+import { count, moment, plural, time } from "./format.js";
 import { Panel, empty } from "./panel.js";
 
 const SHOWN = 10;
 const STALE_MINUTES = 10;
 
-let windowEnd = null;
+let shown = { window_start: null, window_end: null };
 let told = null;
 const ranks = { track: new Map(), artist: new Map() };
 
@@ -39,7 +39,7 @@ function draw(kind, answer) {
   const known = ranks[kind];
   const rows = answer.items.map((row) => line(kind, row, known));
   ranks[kind] = new Map(answer.items.map((row) => [row.id, row.rank]));
-  const head = ["#", "Was", kind === "track" ? "Track" : "Artist", "2 hours", "Listens", "Listeners", "Score"];
+  const head = ["#", "Was", kind === "track" ? "Track" : "Artist", `${count((minutesOf(answer.window_start, answer.window_end) * answer.items[0].history.length) / 60)} hours`, "Listens", "Listeners", "Score"];
   const styles = ["rank", "moved", "who", "history", "number", "number", "number"];
   return h("table", { class: "trending", role: "table" },
     h("caption", { class: "unseen" }, `Trending ${kind}s from ${moment(answer.window_start)} to ${time(answer.window_end)}`),
@@ -55,11 +55,14 @@ function tell(answer) {
   told = leader.id;
 }
 
+const minutesOf = (start, end) => (Date.parse(end) - Date.parse(start)) / 60000;
+
 export function showAge() {
-  const old = windowEnd !== null && Date.now() - Date.parse(windowEnd) > STALE_MINUTES * 60000;
-  const today = windowEnd !== null && new Date(windowEnd).toDateString() === new Date().toDateString();
-  const text = windowEnd === null ? "" : `5 minutes to ${today ? time(windowEnd) : moment(windowEnd)}`;
-  byId("window").replaceChildren(text, ...(old ? [" ", h("span", { class: "pill stale" }, "Old: no window has come since. Does the trending job run?")] : []));
+  const { window_start: start, window_end: end } = shown;
+  if (end === null) return byId("window").replaceChildren();
+  const old = Date.now() - Date.parse(end) > STALE_MINUTES * 60000;
+  const today = new Date(end).toDateString() === new Date().toDateString();
+  byId("window").replaceChildren(`${plural(minutesOf(start, end), "minute")} to ${today ? time(end) : moment(end)}`, ...(old ? [" ", h("span", { class: "pill stale" }, "Old: no window has come since. Does the trending job run?")] : []));
 }
 
 const panels = ["track", "artist"].map((kind) => new Panel(
@@ -67,7 +70,7 @@ const panels = ["track", "artist"].map((kind) => new Panel(
   (signal) => get("trending", { kind, limit: SHOWN }, signal),
   (answer) => {
     if (kind === "track") {
-      windowEnd = answer.window_end;
+      shown = answer;
       showAge();
       tell(answer);
     }

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import time
+from datetime import date, timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlparse
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from helpers import query
+from helpers import execute, query
 from liblistenbrainz import Listen, ListenBrainz
 from playwright.sync_api import Locator, Page, expect
 
@@ -29,7 +30,7 @@ def settled(page: Page) -> Page:
 
 
 def tile(page: Page, label: str) -> Locator:
-    return page.locator(".tile", has_text=label).locator("dd")
+    return page.locator(f".tile:has(dt:text-is('{label}')) dd")
 
 
 def asked(page: Page) -> dict[str, list[str]]:
@@ -63,29 +64,47 @@ def test_it_shows_what_the_marts_say(site: Any, open_page: Any) -> None:
     assert sum(int(text.split()[0].replace(",", "")) for text in rows) == listens
 
 
-def test_what_is_picked_is_shown_and_stands_in_the_address(open_page: Any) -> None:
+def test_what_is_picked_is_shown_and_stands_in_the_address(site: Any, open_page: Any) -> None:
+    [(first, last)] = query(
+        site.settings, "select min(day), max(day) from marts.user_daily_hours where user_id = 'user_b'"
+    )
     page = settled(open_page())
     expect(page.locator("#user")).to_have_value("")
     page.locator("#user").select_option("user_b")
-    page.get_by_role("radio", name="Year").check(force=True)
+    page.get_by_role("radio", name="Day").check(force=True)
     settled(page)
-    assert asked(page) == {"user": ["user_b"], "range": ["year"]}
-    period = page.locator("#period").inner_text()
+    assert asked(page) == {"user": ["user_b"], "range": ["day"]}
+    expect(page.locator("#period")).to_have_text(in_words(last))
+    expect(page.locator("#later")).to_be_disabled()
     page.locator("#earlier").click()
-    expect(page.locator("#period")).not_to_have_text(period)
+    expect(page.locator("#period")).to_have_text(in_words(last - timedelta(days=1)))
     page.get_by_role("radio", name="Own").check(force=True)
-    page.locator("#from").fill("2019-03-01")
-    page.locator("#to").fill("2019-03-31")
-    expect(page.locator("#period")).to_have_text(re.compile("Mar 31, 2019"))
+    page.locator("#from").fill(str(first))
+    page.locator("#to").fill(str(first + timedelta(days=40)))
+    expect(page.locator("#period")).to_have_text(f"{in_words(first)} to {in_words(first + timedelta(days=40))}")
+    settled(page)
     listens = tile(page, "Listens").inner_text()
     address = page.url
     page.get_by_role("radio", name="Minutes").check(force=True)
-    expect(page.locator("#over-time, #nothing").first).to_contain_text(re.compile("min|h|No listens"))
+    expect(page.locator("#over-time figcaption")).to_contain_text(re.compile(r"\d (min|h)"))
     page.go_back()
     expect(page).to_have_url(address)
-    again = settled(open_page(urlparse(address).path + "?" + urlparse(address).query))
+    again = settled(open_page(address.removeprefix(site.address)))
     expect(tile(again, "Listens")).to_have_text(listens)
     expect(again.locator("#user")).to_have_value("user_b")
+
+
+def in_words(day: date) -> str:
+    return f"{day:%b} {day.day}, {day.year}"
+
+
+def test_what_can_not_be_shown_is_said(open_page: Any) -> None:
+    page = open_page("/?user=nobody", expects_failures=True)
+    expect(page.locator("#nothing")).to_contain_text("there are no listens of nobody")
+    expect(page.locator("#banner")).to_be_hidden()
+    page.locator("#user").select_option("")
+    expect(page.locator("#nothing")).to_be_hidden()
+    settled(page)
 
 
 def test_the_keyboard_is_enough(open_page: Any) -> None:
@@ -130,6 +149,19 @@ def test_a_listen_of_a_real_client_appears(site: Any, open_page: Any) -> None:
     site.window((*stored, 1))  # as the trending job counts it
     expect(page.locator("#trending-track tbody tr").first).to_contain_text("Was Heard", timeout=4_000)
     expect(page.locator("#playing")).to_contain_text("scrobbler hears Being Heard by A Band")
+
+
+def test_a_build_shows_by_itself(site: Any, open_page: Any) -> None:
+    page = settled(open_page("/?user=user_c&range=all"))
+    before = int(tile(page, "Listens").inner_text().replace(",", ""))
+    add = "update marts.user_daily_tracks set listens = listens + %s where user_id = 'user_c'"
+    built = "insert into intermediate.int_built_changes (model_name, change_id) values ('user_daily_tracks', now())"
+    [(rows,)] = query(site.settings, "select count(*) from marts.user_daily_tracks where user_id = 'user_c'")
+    for more in (1, -1):  # and back again
+        execute(site.settings, add, [more])
+        execute(site.settings, built)
+        before += more * rows
+        expect(tile(page, "Listens")).to_have_text(f"{before:,}", timeout=15_000)
 
 
 def test_a_database_that_goes_and_comes_back(site: Any, open_page: Any) -> None:
