@@ -13,7 +13,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -33,7 +34,12 @@ DBNAME = "airflow"
 LOGIN = "admin"
 
 _ORCHESTRATION = PROJECT_ROOT / "orchestration"
-_PARTS = ("api-server", "scheduler", "dag-processor", "triggerer")
+_PARTS = (
+    ("api-server",),
+    ("scheduler", "--skip-serve-logs"),  # their logs are read from the disk; a server of them would bind to everything
+    ("dag-processor",),
+    ("triggerer", "--skip-serve-logs"),
+)
 _START_SECONDS = 300.0  # the first start makes the database
 _STOP_SECONDS = 30.0
 
@@ -101,50 +107,59 @@ def airflow_environment(settings: Settings, port: int | None = None) -> dict[str
 def run_airflow(settings: Settings, arguments: Sequence[str]) -> int:
     """Pass `arguments` through to the command `airflow`, prepared, its output as it is; return its exit code."""
     is_prepared = transform.manifest_path(settings).exists()
-    variables = airflow_environment(settings) if is_prepared else _prepare(settings)
+    variables = airflow_environment(settings) if is_prepared else prepare_airflow(settings)
     return subprocess.run(_command(arguments), env=variables, check=False).returncode
 
 
 def serve_airflow(settings: Settings) -> None:
-    """Run scheduler, DAG processor, triggerer and page until Ctrl-C; print the address and the login.
+    """Run Airflow until Ctrl-C; print the address and the login. Raises `AirflowError` where a part ends by itself."""
+    out = console()
+    try:
+        with running(settings) as server:
+            out.print(f"Airflow  {server.address}")
+            out.print(f"Login    {LOGIN} / {server.password}", highlight=False, markup=False)
+            out.print(f"Logs     {server.logs}/airflow-*.log", highlight=False)
+            out.print(f"Switch the DAGs on there, or with: {command_name()} airflow dags unpause music_pulse_daily")
+            out.print("Ctrl-C stops it")
+            while True:
+                server.check()
+                time.sleep(1.0)
+    except KeyboardInterrupt:
+        out.print("stopped")
 
-    Raises `AirflowError` where it doesn't start, or ends by itself.
+
+@contextmanager
+def running(settings: Settings) -> Iterator[RunningAirflow]:
+    """Run scheduler, DAG processor, triggerer and page while inside; stop all they have started.
+
+    Raises `AirflowError` where they don't start.
     """
     port = _port(settings)
     with step("Preparing Airflow"):
-        variables = _prepare(settings, port)
+        variables = prepare_airflow(settings, port)
     server = _start(settings, variables)
     try:
         with step("Starting Airflow"):
             server.wait_until_ready()
-        out = console()
-        out.print(f"Airflow  {server.address}")
-        password = kept_secrets(_passwords_path(settings), (LOGIN,))[LOGIN]
-        out.print(f"Login    {LOGIN} / {password}", highlight=False, markup=False)
-        out.print(f"Logs     {server.logs}/airflow-*.log", highlight=False)
-        out.print(f"Switch the DAGs on there, or with: {command_name()} airflow dags unpause music_pulse_daily")
-        out.print("Ctrl-C stops it")
-        while True:
-            server.check()
-            time.sleep(1.0)
-    except KeyboardInterrupt:
+        yield server
+    finally:
         with step("Stopping Airflow"):
             server.stop()
-        console().print("stopped")
-    finally:
-        server.stop()
 
 
 @dataclass
-class _Server:
+class RunningAirflow:
     """Airflow's parts, in one process group: with their children, of which they leave some behind when they end."""
 
     parts: dict[str, subprocess.Popen[bytes]]
     group: int
     address: str
+    password: str
+    """Of `LOGIN`."""
     logs: Path
 
     def wait_until_ready(self) -> None:
+        """Wait until every part reports that it is well."""
         deadline = time.monotonic() + _START_SECONDS
         while not self._is_ready():
             self.check()
@@ -188,8 +203,8 @@ class _Server:
         return all((health.get(part) or {}).get("status") == "healthy" for part in parts)
 
 
-def _prepare(settings: Settings, port: int | None = None) -> dict[str, str]:
-    """Make folders, database, pools and manifest; return Airflow's environment."""
+def prepare_airflow(settings: Settings, port: int | None = None) -> dict[str, str]:
+    """Make folders, database, pools and manifest; return Airflow's environment. Raises `AirflowError`."""
     home = airflow_home(settings)
     for folder in (home / "plugins", home / "tmp"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -204,15 +219,15 @@ def _prepare(settings: Settings, port: int | None = None) -> dict[str, str]:
     return variables
 
 
-def _start(settings: Settings, variables: dict[str, str]) -> _Server:
+def _start(settings: Settings, variables: dict[str, str]) -> RunningAirflow:
     logs = settings.home / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     parts: dict[str, subprocess.Popen[bytes]] = {}
     group = 0  # the first part's own, apart from ours: Ctrl-C is for us, we stop the group
-    for name in _PARTS:
+    for name, *options in _PARTS:
         with (logs / f"airflow-{name}.log").open("wb") as output:
             parts[name] = subprocess.Popen(
-                _command([name]),
+                _command([name, *options]),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -220,7 +235,8 @@ def _start(settings: Settings, variables: dict[str, str]) -> _Server:
                 process_group=group,
             )
         group = group or parts[name].pid
-    return _Server(parts, group, variables["AIRFLOW__API__BASE_URL"], logs)
+    password = kept_secrets(_passwords_path(settings), (LOGIN,))[LOGIN]
+    return RunningAirflow(parts, group, variables["AIRFLOW__API__BASE_URL"], password, logs)
 
 
 def _command(arguments: Sequence[str]) -> list[str]:

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import TriggerRule
 from cosmos import DbtTaskGroup, ExecutionConfig, ProfileConfig, ProjectConfig, RenderConfig
 from cosmos.constants import ExecutionMode, LoadMode, TestBehavior
+from cosmos.operators._watcher.base import BaseConsumerSensor
 
 from music_pulse import transform
 from music_pulse.settings import PROJECT_ROOT, load_settings
+from orchestration.nodes import Build, watch_from_triggerer
 from orchestration.notifications import WebhookNotifier
 from orchestration.rules import WAREHOUSE_POOL
 
@@ -28,8 +29,8 @@ _lock = ExitStack()
 def dbt_task_group(group_id: str = "dbt", **operator_args: Any) -> DbtTaskGroup:
     """Return the tasks of the dbt project, from the manifest that `pulse airflow` wrote; no database is asked.
 
-    The node tasks come after the build: each then ends at once, by what the build has noted of its node, and runs
-    its node by itself only where the build did not (or failed at it, and it is tried again).
+    The node tasks come after the build, all at once, whatever became of it: each ends by what the build has noted of
+    its node. The arrows between them are dbt's.
     """
     settings = load_settings()
     group = DbtTaskGroup(
@@ -57,29 +58,29 @@ def dbt_task_group(group_id: str = "dbt", **operator_args: Any) -> DbtTaskGroup:
                 "pool": WAREHOUSE_POOL,
                 "pre_execute": _hold_build_lock,
                 "post_execute": _release_build_lock,
-                # The second try runs no dbt: it hands over to the node tasks, so why wait.
-                "retries": 1,
-                "retry_delay": timedelta(seconds=1),
+                "retries": 3,
                 "on_failure_callback": [_release_build_lock, WebhookNotifier("failed")],
-                "on_retry_callback": [_release_build_lock, WebhookNotifier("failed; its nodes go on one by one")],
+                "on_retry_callback": [_release_build_lock, WebhookNotifier("is retried")],
                 "dbt_cmd_flags": ["--exclude-resource-type", "unit_test"],
             },
         ),
         operator_args={
             "vars": transform.dbt_vars(settings) or None,
+            # The build is tried again, not its nodes; and one alert a failed build is enough.
             "deferrable": False,
-            "poke_interval": 5,
-            # One alert a failed build: the build's own.
+            "retries": 0,
             "on_failure_callback": None,
             "on_retry_callback": None,
             **operator_args,
         },
     )
     build = group.children[f"{group_id}.{BUILD}"]
-    for node in list(group.iter_tasks()):
-        if node is not build and not node.upstream_task_ids:
+    build.__class__ = Build  # Cosmos has no other way to name it
+    for node in group.iter_tasks():
+        if isinstance(node, BaseConsumerSensor):
+            watch_from_triggerer(node)
             build >> node
-            node.trigger_rule = TriggerRule.ALL_DONE
+            node.trigger_rule = TriggerRule.ONE_DONE
     return group
 
 

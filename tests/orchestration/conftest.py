@@ -25,7 +25,7 @@ Ask = Callable[..., list[Any]]
 def ask(make_warehouse: MakeWarehouse, tmp_path_factory: pytest.TempPathFactory) -> Ask:
     """Give orders to Airflow; the log of the process is shown where it fails."""
     folder = tmp_path_factory.mktemp("airflow")
-    airflow._prepare(make_warehouse())
+    airflow.prepare_airflow(make_warehouse())
 
     def give(settings: Settings, *orders: dict[str, Any], **environment: str) -> list[Any]:
         (folder / "orders.json").write_text(json.dumps(orders), encoding="utf-8")

@@ -1,0 +1,118 @@
+"""Airflow: how long a DAG takes to load, and a whole run of music_pulse_daily beside a plain `dbt build`."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks.batch import _write_json_lines
+from benchmarks.measure import alone, table_of
+from extract.synthetic.generator import Plan
+from music_pulse import airflow, transform
+from music_pulse import run as steps
+from music_pulse.settings import PROJECT_ROOT, Settings, load_settings
+from music_pulse.stack import warehouse
+
+USER = "bench"
+DAILY_ROWS = 5_000
+DAG = "music_pulse_daily"
+
+
+def bench_orchestration(folder: Path, rows: int) -> str:
+    """The same history built from nothing, and a day later, by `dbt build` and by the DAG; wall-clock seconds."""
+    sys.path.append(str(PROJECT_ROOT / "tests"))
+    from doubles.listenbrainz import ListenBrainzDouble, listen
+
+    history, day = folder / "history.jsonl", folder / "day.jsonl"
+    alone(_write_json_lines, history, Plan(listens=rows))
+    alone(_write_json_lines, day, Plan(listens=DAILY_ROWS, seed=2))
+    with ListenBrainzDouble() as api:
+        api.add(USER, [listen(int(time.time()) - 86_400)])
+        with warehouse(load_settings(home=folder / "plain")) as settings:
+            plain = [_built(settings, path) for path in (history, day)]
+        with warehouse(load_settings(home=folder / "airflow", airflow_port=0)) as settings:
+            loaded = _load_seconds(settings)
+            scheduled = _scheduled(settings, api.url, history, day)
+    lines = [
+        [name, f"{alone_s:.0f}", f"{run_s:.0f}", f"{run_s / alone_s:.2f}"]
+        for name, alone_s, run_s in zip(
+            (f"from nothing, {rows:,} listens", f"{DAILY_ROWS:,} new"), plain, scheduled, strict=True
+        )
+    ]
+    verdict = f"Loading {DAG}.py takes {loaded:.1f} s in a new process, Airflow's and Cosmos' imports included."
+    return table_of("A DAG run beside dbt build", ["build", "dbt build, s", "DAG run, s", "ratio"], lines, verdict)
+
+
+def _built(settings: Settings, path: Path) -> float:
+    steps.land_files(settings, [path], None)
+    begun = time.perf_counter()
+    transform.build(settings)
+    return time.perf_counter() - begun
+
+
+def _load_seconds(settings: Settings) -> float:
+    variables = airflow.prepare_airflow(settings)
+    path = PROJECT_ROOT / "orchestration" / "dags" / f"{DAG}.py"
+    times = []
+    for _ in range(3):
+        begun = time.perf_counter()
+        subprocess.run([sys.executable, str(path)], env=variables, check=True, capture_output=True)
+        times.append(time.perf_counter() - begun)
+    return sorted(times)[1]
+
+
+def _scheduled(settings: Settings, url: str, history: Path, day: Path) -> list[float]:
+    """Land a file, let the scheduler run the DAG, which it does once when the DAG is switched on; then another."""
+    os.environ |= {"PULSE_LISTENBRAINZ_URL": url, "AIRFLOW_VAR_MUSIC_PULSE_USERS": json.dumps([USER])}
+    steps.land_files(settings, [history], None)
+    with airflow.running(settings) as server:
+        client = _Client(server.address, server.password)
+        client.ask("PATCH", f"/api/v2/dags/{DAG}", {"is_paused": False}, retry=True)
+        first = client.run_seconds()
+        steps.land_files(settings, [day], None)
+        client.ask("POST", f"/api/v2/dags/{DAG}/dagRuns", {"logical_date": datetime.now(UTC).isoformat()})
+        return [first, client.run_seconds()]
+
+
+class _Client:
+    """Airflow's REST API."""
+
+    def __init__(self, address: str, password: str) -> None:
+        self._address, self._token = address, ""
+        self._token = self.ask("POST", "/auth/token", {"username": airflow.LOGIN, "password": password})["access_token"]
+
+    def ask(self, method: str, path: str, body: Any = None, *, retry: bool = False) -> Any:
+        """Return the answer; with `retry`, once the DAG is known."""
+        data = json.dumps(body).encode() if body is not None else None
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self._token}"}
+        for _ in range(120):
+            try:
+                request = urllib.request.Request(self._address + path, data, headers, method=method)
+                with urllib.request.urlopen(request, timeout=60) as answer:
+                    return json.load(answer)
+            except urllib.error.HTTPError:
+                if not retry:
+                    raise
+                time.sleep(1)
+        raise TimeoutError(path)
+
+    def run_seconds(self) -> float:
+        """Wait for the end of the newest run, and return how long it took by Airflow's clock."""
+        while True:
+            time.sleep(0.5)
+            runs = self.ask("GET", f"/api/v2/dags/{DAG}/dagRuns?order_by=-run_after&limit=1")["dag_runs"]
+            if runs and runs[0]["state"] not in ("queued", "running"):
+                break
+        [run] = runs
+        if run["state"] != "success":
+            raise RuntimeError(f"the run ended as {run['state']}")
+        begun, ended = (datetime.fromisoformat(run[name]) for name in ("start_date", "end_date"))
+        return (ended - begun).total_seconds()
