@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from extract.listenbrainz.common import SOURCE
 from extract.pipeline import landing, pipelines_dir
+from extract.rows import user_named
 from music_pulse.identity import key
 from music_pulse.settings import Settings
 
@@ -35,7 +36,7 @@ def forget_in_raw(connection: psycopg.Connection, names: list[str], mentions: Ca
     """
     return {
         "raw._dlt_pipeline_state": _forget_state(connection, names),
-        "raw.quarantine": _forget_payloads(connection, mentions),
+        "raw.quarantine": _forget_payloads(connection, names, mentions),
         "raw.imported_files": _forget_files(connection, names, mentions),
     }
 
@@ -72,12 +73,26 @@ def _forget_state(connection: psycopg.Connection, names: list[str]) -> int:
     return rewritten
 
 
-def _forget_payloads(connection: psycopg.Connection, mentions: Callable[[str], bool]) -> int:
-    """Delete refused records that name the person only in what they said, or where they stood."""
+def _forget_payloads(connection: psycopg.Connection, names: list[str], mentions: Callable[[str], bool]) -> int:
+    """Delete refused records that name the person only in what they said, or where they stood.
+
+    What was refused of somebody else stays, unless it says itself that it is the person's: a name may be a word that
+    others' listens hold.
+    """
+    keys = set(map(key, names))
     deleted = 0
+
+    def is_theirs(*owners: str | None) -> bool:
+        known = [key(owner) for owner in owners if owner is not None]
+        return not known or not keys.isdisjoint(known)
+
     with connection.cursor("quarantined") as cursor:
-        cursor.execute("select cast(ctid as text), payload, coalesce(position, '') from raw.quarantine")
-        found = [place for place, payload, position in cursor if mentions(payload) or mentions(position)]
+        cursor.execute("select cast(ctid as text), user_name, payload, coalesce(position, '') from raw.quarantine")
+        found = [
+            place
+            for place, user, payload, position in cursor
+            if mentions(position) or (mentions(payload) and is_theirs(user, user_named(payload)))
+        ]
     if found:
         deleted = connection.execute("delete from raw.quarantine where ctid = any(%s::tid[])", [found]).rowcount
     return deleted

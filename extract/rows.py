@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from music_pulse.identity import Identifier, Identities, Track, md5
-from music_pulse.listens import Listen, RefusedListen, escaped, to_json, validate, validate_line
+from music_pulse.listens import Listen, RefusedListen, escaped, from_json, to_json, validate, validate_line
 
 BATCH_ROWS = 50_000
 MAX_LINE = 4 * 1024 * 1024
@@ -231,6 +231,15 @@ def canonical(listen: Any) -> tuple[bytes, bytes]:
     """Return a decoded listen as JSON with sorted keys, and the hash by which raw knows that payload."""
     payload = to_json(listen).encode()
     return payload, md5(payload, usedforsecurity=False).digest()
+
+
+def user_named(payload: str) -> str | None:
+    """Return whose listen a refused record says it is."""
+    try:
+        name = from_json(payload.encode())["user_name"]
+    except (ValueError, TypeError, LookupError):
+        return None
+    return name if isinstance(name, str) else None
 
 
 def _track_columns(ids: Identities) -> dict[str, pa.Array]:

@@ -119,12 +119,12 @@ def print_import(done: Import, out: Console) -> None:
         if file.was_imported:
             rows.append([name, file.format, *[None] * 7, "imported before"])
         elif not file.error:
-            again = (file.duplicates, file.near_duplicates)
-            counts = (file.records, file.landed, *again, file.skipped, file.no_music, file.refused)
+            counts = [file.records, file.landed, file.duplicates, file.near_duplicates]
+            counts += [file.skipped, file.no_music, file.refused]
             rows.append([name, file.format, *counts, ""])
     if rows:
-        again = ["duplicates", "near-duplicates"]
-        columns = ["file", "format", "records", "landed", *again, "skipped", "no music", "refused", ""]
+        columns = ["file", "format", "records", "landed", "duplicates", "near-duplicates"]
+        columns += ["skipped", "no music", "refused", ""]
         out.print(table("Imported", columns, rows))
     if len(done.errors) > 1:
         for error in done.errors:

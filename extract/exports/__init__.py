@@ -22,10 +22,9 @@ from extract.exports.formats import FORMATS, format_called
 from extract.exports.report import ImportedFile, count_repeats
 from extract.exports.units import RefusedUnit, Unit, units_of
 from extract.pipeline import RAW_CONTRACT, Landed, Landing, dlt_items, landing
-from extract.rows import Rows, timestamps
+from extract.rows import Rows, timestamps, user_named
 from music_pulse.blocklist import Blocklist
 from music_pulse.errors import InputError
-from music_pulse.listens import from_json
 from music_pulse.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -185,17 +184,8 @@ def _allowed(rows: Rows, blocklist: Blocklist) -> Rows:
     """Return `rows`; raise `InputError` if one is of somebody who is kept out, also if it goes to quarantine."""
     if blocklist:
         blocklist.refuse(rows.listens["user_name"].unique().to_pylist())
-        blocklist.refuse(map(_user_named, rows.quarantine["payload"].to_pylist()))
+        blocklist.refuse(map(user_named, rows.quarantine["payload"].to_pylist()))
     return rows
-
-
-def _user_named(payload: str) -> str | None:
-    """Return whose listen a refused record says it is."""
-    try:
-        name = from_json(payload.encode())["user_name"]
-    except (ValueError, TypeError, LookupError):
-        return None
-    return name if isinstance(name, str) else None
 
 
 def _note(unit: Unit, user_name: str | None, done: ImportedFile) -> pa.Table:
