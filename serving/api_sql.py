@@ -21,7 +21,7 @@ USERS = f"""
     select
         user_id,
         sum(listens)::bigint as listens,
-        sum(minutes_listened) as minutes_listened,
+        sum(milliseconds_listened::double precision) / 60000 as minutes_listened,
         min(day) as first_day,
         max(day) as last_day
     from marts.user_daily_hours
@@ -163,7 +163,7 @@ OVER_TIME = f"""
         select
             date_trunc(%(bucket)s, day::timestamp) as bucket,
             sum(listens)::bigint as listens,
-            sum(minutes_listened) as minutes_listened
+            sum(milliseconds_listened::double precision) / 60000 as minutes_listened
         from marts.user_daily_hours
         where {_IN_PERIOD}
         group by 1
@@ -188,7 +188,7 @@ CLOCK = f"""
         extract(isodow from day)::integer as weekday,
         hour,
         sum(listens)::bigint as listens,
-        sum(minutes_listened) as minutes_listened
+        sum(milliseconds_listened::double precision) / 60000 as minutes_listened
     from marts.user_daily_hours
     where {_IN_PERIOD}
     group by 1, 2

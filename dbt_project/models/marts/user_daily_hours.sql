@@ -26,7 +26,8 @@ counted as (
         day,
         hour,
         count(*) as listens,
-        {{ minutes('coalesce(' ~ whole_sum('duration_ms') ~ ', 0)') }} as minutes_listened
+        {{ minutes('coalesce(' ~ whole_sum('duration_ms') ~ ', 0)') }} as minutes_listened,
+        coalesce({{ whole_sum('duration_ms') }}, 0) as milliseconds_listened
     from listens
     group by user_id, day, hour
 
