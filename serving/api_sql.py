@@ -128,13 +128,13 @@ _ALBUMS = f"""
         artists.canonical_artist_id,
         heard.album,
         sum(heard.listens)::bigint as listens,
-        sum(heard.minutes_listened) as minutes_listened
+        sum(heard.milliseconds_listened) / 60000 as minutes_listened
     from (
         select
             artist_id,
             album,
             count(*) as listens,
-            coalesce(sum(duration_ms::double precision), 0) / 60000 as minutes_listened
+            coalesce(sum(duration_ms::double precision), 0) as milliseconds_listened
         from marts.listen_events
         where album is not null and {_IN_PERIOD}
         group by artist_id, album
