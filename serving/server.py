@@ -28,7 +28,7 @@ WRITE_SECONDS = 30.0
 
 CONNECTIONS = 512
 _KEEP_ALIVE_SECONDS = 15
-_STOP_SECONDS = 5
+_STOP_SECONDS = 3
 
 
 class Protocol(HttpToolsProtocol):
@@ -118,9 +118,9 @@ def address_of(bound: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def serve(app: FastAPI, bound: socket.socket, on_started: Callable[[], None]) -> None:
-    """Serve until SIGTERM or Ctrl-C; then finish what is being answered."""
-    config = uvicorn.Config(
+def configuration(app: FastAPI) -> uvicorn.Config:
+    """Return how uvicorn serves the app."""
+    return uvicorn.Config(
         app,
         http=Protocol,
         ws="none",
@@ -132,7 +132,11 @@ def serve(app: FastAPI, bound: socket.socket, on_started: Callable[[], None]) ->
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_STOP_SECONDS,
     )
-    _Server(config, on_started).run(sockets=[bound])
+
+
+def serve(app: FastAPI, bound: socket.socket, on_started: Callable[[], None]) -> None:
+    """Serve until SIGTERM or Ctrl-C; then finish what is being answered."""
+    _Server(configuration(app), on_started).run(sockets=[bound])
 
 
 class _Server(uvicorn.Server):
