@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
@@ -21,12 +22,14 @@ class WebhookDouble:
     def __init__(self) -> None:
         self.received: list[tuple[str, Any]] = []
         self.statuses: list[int] = []
+        self.react: Callable[[Any], None] = lambda _: None
         double = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 double.received.append((self.path, json.loads(body)))
+                double.react(double.received[-1][1])
                 self.send_response(double.statuses.pop(0) if double.statuses else 200)
                 self.send_header("Content-Length", "0")
                 self.end_headers()

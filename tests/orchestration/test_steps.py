@@ -1,0 +1,47 @@
+"""What the tasks decide by themselves; the rest is the command's."""
+
+from __future__ import annotations
+
+import warnings
+from datetime import UTC, date, datetime
+
+import pytest
+
+from music_pulse.errors import DatabaseError, UnknownUserError
+from music_pulse.settings import Settings
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # Airflow's own, as it is imported
+    from airflow.sdk.exceptions import AirflowFailException
+
+    from orchestration import rules, steps
+
+
+def day(second: float) -> str:
+    return f"{datetime.fromtimestamp(second, UTC):%Y-%m-%d}"
+
+
+def test_a_backfill_is_cut_into_months_newest_first_without_a_gap() -> None:
+    cut = steps.months(["ann", "bob"], date(2025, 11, 20), date(2026, 1, 2))
+    assert [(piece["name"], day(piece["start"]), day(piece["end"])) for piece in cut] == [
+        ("ann", "2026-01-01", "2026-01-03"),
+        ("bob", "2026-01-01", "2026-01-03"),
+        ("ann", "2025-12-01", "2026-01-01"),
+        ("bob", "2025-12-01", "2026-01-01"),
+        ("ann", "2025-11-20", "2025-12-01"),
+        ("bob", "2025-11-20", "2025-12-01"),
+    ]
+
+
+def test_one_day_is_one_piece() -> None:
+    [piece] = steps.months(["ann"], date(2026, 2, 1), date(2026, 2, 1))
+    assert piece["end"] - piece["start"] == 86_400
+
+
+def test_what_trying_again_does_not_mend_fails_at_once(warehouse: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PULSE_HOME", str(warehouse.home))
+    monkeypatch.setenv("PULSE_POSTGRES_DBNAME", warehouse.postgres_dbname)
+    with pytest.raises(AirflowFailException, match="no such user"), rules.warehouse():
+        raise UnknownUserError("no such user", url="http://127.0.0.1")
+    with pytest.raises(RuntimeError, match="gone away"), rules.warehouse():
+        raise DatabaseError("gone away")
