@@ -70,7 +70,17 @@ def status(settings: Settings) -> str:
             lines.append("postgres  not running (commands start it when they need it)")
         if not server.data.exists():
             return "\n".join([*lines, "listens   none yet"])
-    return "\n".join([*lines, f"listens   {_held(settings)}"])
+    return "\n".join([*lines, f"kafka     {_kafka(settings)}", f"listens   {_held(settings)}"])
+
+
+def _kafka(settings: Settings) -> str:
+    """Say which broker is used, and whether the embedded one runs; `stream status` has the rest."""
+    if settings.kafka_bootstrap:
+        return settings.kafka_bootstrap
+    from music_pulse.embedded.broker import EmbeddedBroker
+
+    server = EmbeddedBroker(settings.home)
+    return f"up on {server.endpoint().bootstrap}" if server.is_running() else "not running (the stream starts it)"
 
 
 def _held(settings: Settings) -> str:

@@ -184,6 +184,7 @@ def test_status_doctor_export_and_docs_work(
 ) -> None:
     shown = pulse("status").stdout
     assert "not running" in shown
+    assert re.search(r"kafka +not running", shown)
     assert re.search(r"listens +1,5\d\d of 3 users", shown)
     healthy = pulse("doctor")
     assert healthy.returncode == 0, healthy.stdout
