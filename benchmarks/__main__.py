@@ -11,6 +11,7 @@ from benchmarks.batch import bench_daily, bench_end_to_end, bench_help, bench_la
 from benchmarks.imports import bench_imports
 from benchmarks.kafka_clients import bench_kafka
 from benchmarks.measure import alone
+from benchmarks.serving import bench_serving
 from benchmarks.orchestration import bench_orchestration
 from benchmarks.stream_latency import bench_latency
 from benchmarks.trending import bench_trending
@@ -26,6 +27,7 @@ BENCHMARKS = {
     "trending": bench_trending,
     "latency": bench_latency,
     "imports": bench_imports,
+    "serving": bench_serving,
     "orchestration": bench_orchestration,
 }
 
