@@ -116,7 +116,7 @@ def _dlt_default(settings: Settings, table: pa.Table) -> Cost:
 def bench_end_to_end(folder: Path, rows: int) -> str:
     """JSON lines -> tested marts."""
     path = folder / "listens.jsonl"
-    alone(write_json_lines, path, Plan(listens=rows))
+    alone(_write_json_lines, path, Plan(listens=rows))
     home = folder / "home"
     with warehouse(load_settings(home=home)) as settings:
         with measured(home) as landing_cost:
@@ -141,9 +141,9 @@ def bench_daily(folder: Path, rows: int) -> str:
     for size in (rows // 10, rows):
         home = folder / str(size)
         history, day = folder / f"{size}.jsonl", folder / f"{size}-new.jsonl"
-        alone(write_json_lines, history, Plan(listens=size))
+        alone(_write_json_lines, history, Plan(listens=size))
         # The newest listens of another seed: a user's last days, in tracks that the history has.
-        alone(write_json_lines, day, Plan(listens=DAILY_ROWS, seed=2))
+        alone(_write_json_lines, day, Plan(listens=DAILY_ROWS, seed=2))
         with warehouse(load_settings(home=home)) as settings:
             steps.land_files(settings, [history], None)
             steps.build(settings)
@@ -176,8 +176,7 @@ def bench_help(folder: Path, rows: int) -> str:
     return table_of("Start of the command", ["command", "CPU s"], lines, "Target: under 0.5.")
 
 
-def write_json_lines(path: Path, plan: Plan) -> None:
-    """Write an invented history in ListenBrainz' form."""
+def _write_json_lines(path: Path, plan: Plan) -> None:
     names = ("user_name", "listened_at", "artist_name", "track_name", "album", "duration_ms")
     with path.open("wb") as file:
         for batch in generate(plan):

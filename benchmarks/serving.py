@@ -20,7 +20,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import quote
 
-from benchmarks.batch import write_json_lines
+from benchmarks.batch import _write_json_lines
 from benchmarks.measure import alone, table_of
 from extract.synthetic.generator import Plan
 from music_pulse import run as steps
@@ -50,7 +50,7 @@ class Load:
 def bench_serving(folder: Path, rows: int) -> str:
     """Reads of each kind, single listens and imports of 100."""
     path = folder / "listens.jsonl"
-    alone(write_json_lines, path, Plan(listens=rows))
+    alone(_write_json_lines, path, Plan(listens=rows))
     settings = load_settings(home=folder / "home", serve_rate_limit=1_000_000_000)
     with warehouse(settings) as filled:
         steps.land_files(filled, [path], None)
