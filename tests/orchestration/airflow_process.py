@@ -1,7 +1,7 @@
 """Airflow in a process of its own: `python airflow_process.py ORDERS RESULT`, both JSON files.
 
 An order is {"describe": []} or {"run": dag_id, "date": ..., "skip": pattern} or {"backfill": dag_id, "from": ..., "to":
-...}. Runs go through Airflow's own `DAG.test`, without delays between tries.
+..., "skip": pattern}. Runs go through Airflow's own `DAG.test`, without delays between tries.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def run(dag_id: str, date: str, skip: str | None = None) -> dict[str, Any]:
     return _test(_dag(dag_id), timezone.parse(date), skip)
 
 
-def backfill(dag_id: str, first: str, last: str, skip_all_but_last: str | None = None) -> list[dict[str, Any]]:
+def backfill(dag_id: str, first: str, last: str, skip: str | None = None) -> list[dict[str, Any]]:
     """Do `airflow backfill create`, then run what it made, in order."""
     from unittest.mock import patch
 
@@ -88,7 +88,7 @@ def backfill(dag_id: str, first: str, last: str, skip_all_but_last: str | None =
         made = session.scalars(
             select(DagRun).where(DagRun.dag_id == dag_id, DagRun.run_type == "backfill").order_by(DagRun.logical_date)
         ).all()
-        found = [(each.run_id, each.logical_date) for each in made]
+        found = [each.logical_date for each in made]
 
     def existing(*, session: Any, dag: Any, logical_date: datetime, **_: Any) -> DagRun:
         one = session.scalar(select(DagRun).where(DagRun.dag_id == dag.dag_id, DagRun.logical_date == logical_date))
@@ -98,11 +98,8 @@ def backfill(dag_id: str, first: str, last: str, skip_all_but_last: str | None =
         session.commit()
         return one
 
-    states = []
-    for number, (_, logical_date) in enumerate(found, start=1):
-        with patch.object(airflow.models.dagrun, "get_or_create_dagrun", existing):
-            states.append(_test(dag, logical_date, skip_all_but_last if number < len(found) else None))
-    return states
+    with patch.object(airflow.models.dagrun, "get_or_create_dagrun", existing):
+        return [_test(dag, logical_date, skip) for logical_date in found]
 
 
 def _dag(dag_id: str) -> Any:
@@ -156,7 +153,7 @@ def main(orders: Path, result: Path) -> None:
         elif "run" in order:
             results.append(run(order["run"], order["date"], order.get("skip")))
         else:
-            results.append(backfill(order["backfill"], order["from"], order["to"], order.get("skip_all_but_last")))
+            results.append(backfill(order["backfill"], order["from"], order["to"], order.get("skip")))
     result.write_text(json.dumps(results), encoding="utf-8")
 
 
