@@ -11,8 +11,8 @@ from benchmarks.batch import bench_daily, bench_end_to_end, bench_help, bench_la
 from benchmarks.imports import bench_imports
 from benchmarks.kafka_clients import bench_kafka
 from benchmarks.measure import alone
-from benchmarks.serving import bench_serving
 from benchmarks.orchestration import bench_orchestration
+from benchmarks.serving import bench_serving
 from benchmarks.stream_latency import bench_latency
 from benchmarks.trending import bench_trending
 
