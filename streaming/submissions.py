@@ -138,8 +138,12 @@ class SubmissionStore:
 
     @contextmanager
     def _transaction(self) -> Iterator[psycopg.Connection]:
-        if self._connection is None or self._connection.broken:
-            self._disconnect()
+        if self._connection is not None:
+            try:
+                self._connection.execute("select 1")
+            except psycopg.OperationalError:  # the database was restarted meanwhile
+                self._disconnect()
+        if self._connection is None:
             self._connection = connect(self._settings.credentials("loader"), autocommit=True)
         with self._connection.transaction():
             yield self._connection

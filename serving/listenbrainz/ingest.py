@@ -9,11 +9,11 @@ import asyncio
 import time
 from typing import Annotated, Any
 
-import orjson
 from fastapi import APIRouter, Depends, Request, Response
 
 from serving.errors import ApiError
 from serving.listenbrainz import shapes
+from serving.listenbrainz.answers import answer
 from serving.listenbrainz.askers import authorized, limited, presented_token, token_in_query
 from serving.listenbrainz.body import read_body
 from serving.listenbrainz.rules import ListenType, Submission, read_submission
@@ -80,7 +80,7 @@ async def submit_listens(request: Request, user: Annotated[str, Depends(authoriz
         metrics.refused.labels(str(error.status)).inc()
         raise
     metrics.listens.labels(submission.listen_type.value).inc(len(submission.listens))
-    return _json({"status": "ok"})
+    return answer({"status": "ok"})
 
 
 @router.get("/validate-token", responses=shapes.answers(shapes.TokenVerdict))
@@ -91,8 +91,8 @@ async def validate_token(request: Request) -> Response:
         raise ApiError("You need to provide an Authorization token.")
     name = await request.app.state.askers.user(request, presented)
     if name is None:
-        return _json({"code": 200, "message": "Token invalid.", "valid": False})
-    return _json({"code": 200, "message": "Token valid.", "valid": True, "user_name": name})
+        return answer({"code": 200, "message": "Token invalid.", "valid": False})
+    return answer({"code": 200, "message": "Token valid.", "valid": True, "user_name": name})
 
 
 async def _keep(request: Request, user: str, submission: Submission) -> None:
@@ -102,7 +102,3 @@ async def _keep(request: Request, user: str, submission: Submission) -> None:
     [listen], [valid] = submission.listens, submission.valid
     async with request.app.state.databases.app.connection() as connection:
         await put_playing_now(connection, user, listen["track_metadata"], valid.duration_ms)
-
-
-def _json(answer: dict[str, Any]) -> Response:
-    return Response(orjson.dumps(answer), media_type="application/json")

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any
 
-import orjson
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from music_pulse.listens import from_json
 from serving.database import AppState, Marts
 from serving.errors import ApiError
 from serving.listenbrainz import shapes
+from serving.listenbrainz.answers import answer
 from serving.listenbrainz.arguments import items, timestamp
 from serving.listenbrainz.askers import limited
 from serving.listenbrainz.users import User, find_user
@@ -125,6 +125,7 @@ async def get_listens(
     request: Request,
     marts: VersionedMarts,
     connection: Marts,
+    response: Response,
     user_name: Name,
     min_ts: Text = None,
     max_ts: Text = None,
@@ -141,27 +142,30 @@ async def get_listens(
     user = await find_user(request, marts, user_name)
     ends = await marts.row(_Ends, _ENDS, user=user.user_id)
     rows = await _page(connection, user, after, before, wanted)
-    return _json(
-        {
-            "count": len(rows),
-            "user_id": user_name,
-            "latest_listen_ts": ends.latest or 0,
-            "oldest_listen_ts": ends.oldest or 0,
-            "listens": [_listen(row) for row in rows],
-        }
-    )
+    payload = {
+        "count": len(rows),
+        "user_id": user_name,
+        "latest_listen_ts": ends.latest or 0,
+        "oldest_listen_ts": ends.oldest or 0,
+        "listens": [_listen(row) for row in rows],
+    }
+    return answer({"payload": payload}, like=response)
 
 
 @router.get("/user/{user_name:path}/listen-count", responses=shapes.answers(shapes.ListenCount, 404))
-async def get_listen_count(request: Request, marts: VersionedMarts, user_name: Name) -> Response:
+async def get_listen_count(request: Request, marts: VersionedMarts, response: Response, user_name: Name) -> Response:
     """How many listens a user has."""
     user = await find_user(request, marts, user_name)
-    return _json({"count": (await marts.row(_Count, _COUNT, user=user.user_id)).count})
+    count = (await marts.row(_Count, _COUNT, user=user.user_id)).count
+    return answer({"payload": {"count": count}}, like=response)
 
 
 @router.get("/user/{user_name:path}/playing-now", responses=shapes.answers(shapes.PlayingNow, 404))
-async def get_playing_now(request: Request, marts: VersionedMarts, app: AppState, user_name: Name) -> Response:
+async def get_playing_now(
+    request: Request, marts: VersionedMarts, app: AppState, response: Response, user_name: Name
+) -> Response:
     """What a user hears right now, if a client said so."""
+    del response.headers["etag"]  # it changes without a build
     user = await find_user(request, marts, user_name)
     playing = [
         {
@@ -171,9 +175,9 @@ async def get_playing_now(request: Request, marts: VersionedMarts, app: AppState
         }
         for each in await playing_now(app, user.user_id)
     ]
-    answer = _json({"count": len(playing), "user_id": user_name, "playing_now": True, "listens": playing})
-    answer.headers["cache-control"] = "no-store"
-    return answer
+    response.headers["cache-control"] = "no-store"
+    payload = {"count": len(playing), "user_id": user_name, "playing_now": True, "listens": playing}
+    return answer({"payload": payload}, like=response)
 
 
 async def _page(connection: Marts, user: User, after: int | None, before: int | None, count: int) -> list[_Row]:
@@ -249,7 +253,3 @@ def mbids(text: str | None) -> list[str] | None:
     except ValueError:
         return None
     return [mbid for mbid in found if isinstance(mbid, str)] if isinstance(found, list) else None
-
-
-def _json(payload: Any) -> Response:
-    return Response(orjson.dumps({"payload": payload}), media_type="application/json")

@@ -11,12 +11,12 @@ from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any
 
-import orjson
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from serving import api_sql
 from serving.errors import ApiError
 from serving.listenbrainz import shapes
+from serving.listenbrainz.answers import answer
 from serving.listenbrainz.arguments import DEFAULT_ITEMS, MOST_ITEMS, non_negative
 from serving.listenbrainz.askers import limited
 from serving.listenbrainz.reads import Name, Text, mbids
@@ -183,19 +183,21 @@ _ANSWERS = {**shapes.answers(shapes.Statistics, 404), 204: {"description": "Ther
 async def sitewide(
     request: Request,
     marts: VersionedMarts,
+    response: Response,
     entity: Which,
     range_: Range = "all_time",
     count: Text = None,
     offset: Text = None,
 ) -> Response:
     """What all users together heard most."""
-    return await _answer(request, marts, entity, None, range_, count, offset)
+    return await _answer(request, marts, response, entity, None, range_, count, offset)
 
 
 @router.get("/user/{user_name:path}/{entity}", responses=_ANSWERS)
 async def of_user(
     request: Request,
     marts: VersionedMarts,
+    response: Response,
     user_name: Name,
     entity: Which,
     range_: Range = "all_time",
@@ -203,12 +205,13 @@ async def of_user(
     offset: Text = None,
 ) -> Response:
     """What a user heard most."""
-    return await _answer(request, marts, entity, user_name, range_, count, offset)
+    return await _answer(request, marts, response, entity, user_name, range_, count, offset)
 
 
 async def _answer(
     request: Request,
     marts: MartsReader,
+    response: Response,
     entity: Entity,
     user_name: str | None,
     range_: str,
@@ -248,7 +251,7 @@ async def _answer(
         "last_updated": held.changed_at or 0,
         **({} if user is None else {"user_id": user_name}),
     }
-    return Response(orjson.dumps({"payload": payload}), media_type="application/json")
+    return answer({"payload": payload}, like=response)
 
 
 def days_of(range_: str, oldest: date, newest: date) -> tuple[date, date]:
