@@ -16,7 +16,9 @@ _OURS = Path(__file__).with_name("api_docs")
 _INLINE = re.compile(rb"<script(?![^>]*\ssrc=)[^>]*>(.*?)</script>", re.DOTALL)
 _NOT_BUILT = """<!doctype html>
 <html lang="en">
-<head><meta charset="utf-8"><title>Music Pulse: dbt docs</title></head>
+<head>
+<meta charset="utf-8"><title>Music Pulse: dbt docs</title><link rel="icon" href="/favicon.svg">
+</head>
 <body><main>
 <h1>The dbt docs aren't built yet</h1>
 <p>Build them with <code>pulse docs --no-serve</code>, then load this page again.</p>
