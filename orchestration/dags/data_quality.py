@@ -14,7 +14,7 @@ from airflow.sdk import TriggerRule, dag, task
 
 from orchestration import steps
 from orchestration.assets import MARTS
-from orchestration.rules import dag_arguments
+from orchestration.rules import WAREHOUSE_POOL, dag_arguments
 
 
 @dag(
@@ -29,9 +29,9 @@ def data_quality() -> None:
         task(retries=1)(steps.freshness)(),
         task(retries=1)(steps.reconciliation)(),
         task(retries=1)(steps.row_counts)(),
-        task(retries=1)(steps.all_tests)(),
+        task(retries=1, pool=WAREHOUSE_POOL)(steps.all_tests)(),
     ]
-    checks >> task(trigger_rule=TriggerRule.ALL_DONE)(steps.docs)()
+    checks >> task(pool=WAREHOUSE_POOL, trigger_rule=TriggerRule.ALL_DONE)(steps.docs)()
 
 
 data_quality()
