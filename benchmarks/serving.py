@@ -7,6 +7,7 @@ name another user and another page each time; what the server keeps of one versi
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -84,9 +85,9 @@ def _held(settings: Settings) -> tuple[list[str], int]:
 def _served(settings: Settings) -> Iterator[int]:
     """Run `pulse serve` as a person does; yield its port."""
     program = str(Path(sys.executable).with_name("pulse"))
-    environment = {"PULSE_HOME": str(settings.home), "PULSE_SERVE_RATE_LIMIT": str(settings.serve_rate_limit)}
+    own = {"PULSE_HOME": str(settings.home), "PULSE_SERVE_RATE_LIMIT": str(settings.serve_rate_limit)}
     command = [program, "serve", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, **own}, text=True) as process:
         try:
             assert process.stdout is not None
             said = process.stdout.readline()
