@@ -1,0 +1,76 @@
+"""`pulse serve` and `pulse token` as a person types them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import requests
+from helpers import MakeWarehouse
+
+PULSE = str(Path(sys.executable).with_name("pulse"))
+
+Pulse = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture(scope="module")
+def pulse(make_warehouse: MakeWarehouse) -> Pulse:
+    """Start the command on a database of its own."""
+    settings = make_warehouse()
+    own = {
+        "PULSE_HOME": str(settings.home),
+        "PULSE_POSTGRES_DBNAME": settings.postgres_dbname,
+        "COLUMNS": "200",
+    }
+
+    def start(*arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [PULSE, *arguments],
+            env={**os.environ, **own},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
+
+
+def said(pulse: Pulse, *arguments: str) -> tuple[int, str, str]:
+    with pulse(*arguments) as process:
+        out, error = process.communicate(timeout=60)
+        return process.returncode, out, error
+
+
+def test_no_token_no_wide_bind_then_tokens_then_a_server_that_ends_in_order(pulse: Pulse) -> None:
+    code, _, error = said(pulse, "serve", "--host", "0.0.0.0", "--port", "0")
+    assert (code, error.count("\n")) == (2, 1)
+    assert "pulse token create NAME" in error
+
+    code, out, error = said(pulse, "token", "create", "Ann")
+    token = out.strip()
+    assert (code, len(token), token in error) == (0, 36, False)
+    code, out, _ = said(pulse, "token", "list")
+    assert (code, out.rstrip().endswith("  Ann"), token in out) == (0, True, False)
+
+    with pulse("serve", "--port", "0") as server:
+        try:
+            assert server.stdout is not None
+            address = next(word for word in server.stdout.readline().split() if word.startswith("http://")).rstrip(",")
+            answer = requests.get(f"{address}/1/validate-token", {"token": token}, timeout=30).json()
+            assert (answer["valid"], answer["user_name"]) == (True, "Ann")
+        finally:
+            server.send_signal(signal.SIGTERM)
+        out, error = server.communicate(timeout=30)
+        assert server.returncode == 0, error
+        assert error.rstrip().endswith("stopped")
+    with pytest.raises(requests.ConnectionError):
+        requests.get(address, timeout=5)
+
+    assert said(pulse, "token", "revoke", "ANN")[:2] == (0, "revoked 1\n")
+    code, _, error = said(pulse, "token", "revoke", "ann")
+    assert (code, "has no token" in error) == (2, True)
