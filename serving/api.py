@@ -38,7 +38,15 @@ from serving.events import router as events
 from serving.marts_reader import MartsReader, Row, VersionedMarts, select
 from serving.playing_now import playing_now
 
-router = APIRouter(prefix="/api", tags=["page"], responses={503: {"description": "No database, or nothing built yet"}})
+router = APIRouter(
+    prefix="/api",
+    tags=["page"],
+    responses={
+        400: {"description": "An argument that can't be"},
+        404: {"description": "No such user, or no listens"},
+        503: {"description": "No database, or nothing built yet"},
+    },
+)
 router.include_router(events)
 
 RANGES = {"day": 1, "week": 7, "month": 30, "year": 365}
