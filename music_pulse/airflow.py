@@ -112,7 +112,7 @@ def run_airflow(settings: Settings, arguments: Sequence[str]) -> int:
 
 
 def serve_airflow(settings: Settings) -> None:
-    """Run Airflow until Ctrl-C (or SIGTERM); print the address and the login. Raises `AirflowError` where a part ends by itself."""
+    """Run Airflow until Ctrl-C or SIGTERM; print the login. Raises `AirflowError` where a part ends by itself."""
     out = console()
     for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell has started it in the background
         signal.signal(number, signal.default_int_handler)
