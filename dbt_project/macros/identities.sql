@@ -245,27 +245,31 @@
     {%- endif -%}
 {%- endmacro %}
 
-{#- The artists, as entities, whose days the pending changes touch: also whom a listen counted for before, by its artist or
-    by its track. -#}
-{% macro touched_artists() -%}
-    select entities.artist_id
-    from ({{ changed_listens() }}) as changed
-    cross join lateral (
-        select changed.artist_id
-        union all
-        select redirects.artist_id
-        from {{ ref('int_redirects') }} as redirects
-        where (redirects.kind = 'artist' and redirects.id = changed.artist_id)
-            or (redirects.kind = 'track' and redirects.id = changed.track_id)
-    ) as entities
-{%- endmacro %}
-
-{#- Pre-hook of user_discoveries: as delete_touched, by entity. -#}
-{% macro delete_touched_artists() -%}
+{#- Pre-hook of user_discoveries: takes out the artists, as entities, that were not heard before the pending changes. Also
+    those that a listen counted for before, by its artist or by its track. -#}
+{% macro delete_touched_discoveries() -%}
     {%- if is_incremental() -%}
-        delete from {{ this }}
-        {%- if not rebuilds_all() %}
-        where artist_id in ({{ touched_artists() }})
+        {%- if rebuilds_all() -%}
+            delete from {{ this }}
+        {%- else -%}
+            delete from {{ this }} as found
+            using (
+                select
+                    entities.artist_id,
+                    min(changed.day) as day
+                from ({{ changed_listens() }}) as changed
+                cross join lateral (
+                    select changed.artist_id
+                    union all
+                    select redirects.artist_id
+                    from {{ ref('int_redirects') }} as redirects
+                    where (redirects.kind = 'artist' and redirects.id = changed.artist_id)
+                        or (redirects.kind = 'track' and redirects.id = changed.track_id)
+                ) as entities
+                group by entities.artist_id
+            ) as touched
+            where found.artist_id = touched.artist_id
+                and found.first_day >= touched.day
         {%- endif -%}
     {%- endif -%}
 {%- endmacro %}

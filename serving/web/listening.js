@@ -46,7 +46,7 @@ function drawOverTime(answer) {
 }
 
 function drawTop(answer) {
-  if (answer.items.length === 0) return noListens();
+  if (answer.items.length === 0) return period?.listens ? empty("No listen in this range names one.") : noListens();
   const most = Math.max(...answer.items.map((item) => item.listens));
   return h("ol", { class: "top" }, answer.items.map((item) => h("li", {},
     h("span", { class: "share", "--share": `${(100 * item.listens) / most}%`, "aria-hidden": "true" }),

@@ -1,17 +1,25 @@
--- depends_on: {{ ref('int_redirects') }}
 with
 
 found as (
 
     select
-        user_id,
-        artist_id,
-        min(day) as first_day
-    from {{ ref('user_daily_tracks') }}
+        daily.user_id,
+        daily.artist_id,
+        min(daily.day) as first_day
+    from {{ ref('user_daily_tracks') }} as daily
     {%- if not rebuilds_all() %}
-    where artist_id in ({{ touched_artists() }})
+    -- What the pre-hook took out, and who is new.
+    where
+        exists ({{ pending_changes() }})
+        and not exists (
+            select 1
+            from {{ this }} as known
+            where
+                known.user_id = daily.user_id
+                and known.artist_id = daily.artist_id
+        )
     {%- endif %}
-    group by user_id, artist_id
+    group by daily.user_id, daily.artist_id
 
 )
 
