@@ -245,8 +245,8 @@
     {%- endif -%}
 {%- endmacro %}
 
-{#- Pre-hook of user_discoveries: takes out the artists, as entities, that were not heard before the pending changes. Also
-    those that a listen counted for before, by its artist or by its track. -#}
+{#- Pre-hook of user_discoveries: takes out the discoveries that are not older than a pending change of their artist, as an
+    entity; also of the artist that a listen counted for before, by its artist or by its track. -#}
 {% macro delete_touched_discoveries() -%}
     {%- if is_incremental() -%}
         {%- if rebuilds_all() -%}
