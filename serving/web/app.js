@@ -5,7 +5,7 @@ import { byId, h } from "./dom.js";
 import { moment, plural } from "./format.js";
 import { refreshListening, showNothing, startPickers } from "./listening.js";
 import { listen } from "./live.js";
-import { refreshTrending, showAge } from "./trending.js";
+import { refreshPlaying, refreshTrending, showAge } from "./trending.js";
 
 const POLL_MS = 10000;
 const LIVE_POLL_MS = 60000;
@@ -97,6 +97,7 @@ listen(
 );
 setInterval(() => {
   showAge();
-  const pause = isLive && !isDown ? LIVE_POLL_MS : POLL_MS;
-  if (document.visibilityState === "visible" && Date.now() - lastRead >= pause) refresh();
-}, 2000);
+  if (document.visibilityState !== "visible") return;
+  if (Date.now() - lastRead >= (isLive && !isDown ? LIVE_POLL_MS : POLL_MS)) refresh();
+  else refreshPlaying(); // no event tells of it
+}, POLL_MS);

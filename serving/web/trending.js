@@ -78,7 +78,7 @@ const panels = ["track", "artist"].map((kind) => new Panel(
   },
 ));
 
-async function refreshPlaying() {
+export async function refreshPlaying() {
   const list = byId("playing");
   const now = await get("playing-now").catch(() => []);
   list.hidden = now.length === 0;
