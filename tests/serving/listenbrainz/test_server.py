@@ -36,6 +36,7 @@ from serving import server
 from serving.app import Ingest
 from serving.door import POLICY
 from serving.listenbrainz import body as bodies
+from serving.listenbrainz import ingest as listenbrainz_ingest
 from serving.listenbrainz.stats import days_of
 from serving.tokens import list_tokens, revoke_tokens
 
@@ -490,6 +491,22 @@ def test_who_is_slow_to_ask_is_cut_off(site: Site, sent: bytes, monkeypatch: pyt
     assert exchange(site, sent) == b""
 
 
+def test_who_asks_byte_by_byte_is_cut_off(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "HEADER_SECONDS", 0.3)
+    address = urlsplit(site.address)
+
+    def trickle(connection: socket.socket) -> None:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ")
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            connection.sendall(b"x")
+            time.sleep(0.05)
+
+    with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
+        with pytest.raises(OSError, match="reset|Broken pipe"):
+            trickle(connection)
+
+
 def test_a_head_without_end_is_cut_off(site: Site) -> None:
     assert exchange(site, b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n" + b"X-Long: yes\r\n" * 10_000) == b""
 
@@ -533,6 +550,18 @@ def test_every_answer_has_strict_headers(site: Site, path: str) -> None:
     assert headers["Referrer-Policy"] == "no-referrer"
     assert "Server" not in headers
     assert (headers.get("Access-Control-Allow-Origin") == "*") == path.startswith("/1/")
+
+
+def test_what_is_unforeseen_says_nothing_of_us(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(*_: Any) -> Any:
+        raise RuntimeError("a secret")
+
+    monkeypatch.setattr(listenbrainz_ingest, "read_submission", breaks)
+    answer = site.submit(single(listen(SUBMITTED)))
+    assert (answer.status_code, answer.json()) == (500, {"code": 500, "error": "An unknown error occured."})
+    assert answer.headers["Content-Security-Policy"] == POLICY
+    assert answer.headers["Access-Control-Allow-Origin"] == "*"
+    assert "X-RateLimit-Remaining" in answer.headers
 
 
 def test_cors_is_as_listenbrainz_has_it(site: Site) -> None:
