@@ -20,13 +20,14 @@ from orchestration.nodes import Build, watch_from_triggerer
 from orchestration.notifications import WebhookNotifier
 from orchestration.rules import WAREHOUSE_POOL
 
+GROUP = "dbt"
 BUILD = "dbt_producer_watcher"
 """The task that runs dbt."""
 
 _lock = ExitStack()
 
 
-def dbt_task_group(group_id: str = "dbt", **operator_args: Any) -> DbtTaskGroup:
+def dbt_task_group() -> DbtTaskGroup:
     """Return the tasks of the dbt project, from the manifest that `pulse airflow` wrote; no database is asked.
 
     The node tasks come after the build, all at once, whatever became of it: each ends by what the build has noted of
@@ -34,7 +35,7 @@ def dbt_task_group(group_id: str = "dbt", **operator_args: Any) -> DbtTaskGroup:
     """
     settings = load_settings()
     group = DbtTaskGroup(
-        group_id=group_id,
+        group_id=GROUP,
         project_config=ProjectConfig(
             dbt_project_path=PROJECT_ROOT / "dbt_project",
             manifest_path=transform.manifest_path(settings),
@@ -61,7 +62,7 @@ def dbt_task_group(group_id: str = "dbt", **operator_args: Any) -> DbtTaskGroup:
                 "retries": 3,
                 "on_failure_callback": [_release_build_lock, WebhookNotifier("failed")],
                 "on_retry_callback": [_release_build_lock, WebhookNotifier("is retried")],
-                "dbt_cmd_flags": ["--exclude-resource-type", "unit_test"],
+                "dbt_cmd_flags": ["--exclude-resource-type", "unit_test", "--log-level-file", "info"],
             },
         ),
         operator_args={
@@ -71,10 +72,9 @@ def dbt_task_group(group_id: str = "dbt", **operator_args: Any) -> DbtTaskGroup:
             "retries": 0,
             "on_failure_callback": None,
             "on_retry_callback": None,
-            **operator_args,
         },
     )
-    build = group.children[f"{group_id}.{BUILD}"]
+    build = group.children[f"{GROUP}.{BUILD}"]
     build.__class__ = Build  # Cosmos has no other way to name it
     for node in group.iter_tasks():
         if isinstance(node, BaseConsumerSensor):
