@@ -50,19 +50,29 @@ _ENDS = """
     ) as ends
 """
 
-# The days that surely hold a page: there is an index of days, and none of users.
+# The days of a page, since there is an index of days and none of users. What the bounds may cut through doesn't count.
 _DAYS = """
-    select {edge}(days.day) as day
+    select array_agg(days.day) as days, coalesce(max(days.before + days.listens), 0)::bigint as promised
     from (
-        select day, sum(sum(listens)) over (order by day {direction}) as listens
-        from marts.user_daily_hours
-        where user_id = %(user)s and day between %(first)s and %(last)s
-        group by day
+        select
+            counted.day,
+            counted.listens,
+            coalesce(sum(counted.listens) over (
+                order by counted.day {direction} rows between unbounded preceding and 1 preceding
+            ), 0) as before
+        from (
+            select
+                day,
+                coalesce(sum(listens) filter (where day between %(sure_first)s and %(sure_last)s), 0) as listens
+            from marts.user_daily_hours
+            where user_id = %(user)s and day between %(first)s and %(last)s
+            group by day
+        ) as counted
     ) as days
-    where days.listens >= %(count)s
+    where days.before < %(count)s
 """
-_DAYS_BACK = _DAYS.format(edge="max", direction="desc")
-_DAYS_FORTH = _DAYS.format(edge="min", direction="asc")
+_DAYS_BACK = _DAYS.format(direction="desc")
+_DAYS_FORTH = _DAYS.format(direction="asc")
 
 _PAGE = """
     select
@@ -76,13 +86,14 @@ _PAGE = """
         submission_client
     from marts.listen_events
     where
-        user_id = %(user)s and day between %(first)s and %(last)s
+        user_id = %(user)s and {days}
         and played_at_ts > to_timestamp(%(after)s) and played_at_ts < to_timestamp(%(before)s)
     order by played_at_ts {direction}, listen_id {direction}
     limit %(count)s
 """
-_NEWEST = _PAGE.format(direction="desc")
-_OLDEST = _PAGE.format(direction="asc")
+_OF_DAYS, _OF_ALL_DAYS = "day = any(%(days)s)", "day between %(first)s and %(last)s"
+_NEWEST = [_PAGE.format(direction="desc", days=days) for days in (_OF_DAYS, _OF_ALL_DAYS)]
+_OLDEST = [_PAGE.format(direction="asc", days=days) for days in (_OF_DAYS, _OF_ALL_DAYS)]
 
 _MOST_SECONDS = 253_402_300_799
 """9999-12-31, and its like before 1970: beyond them Postgres has no time."""
@@ -100,8 +111,9 @@ class _Ends:
 
 
 @dataclass(frozen=True)
-class _Edge:
-    day: date | None
+class _Days:
+    days: list[date] | None
+    promised: int
 
 
 @dataclass(frozen=True)
@@ -184,27 +196,21 @@ async def _page(connection: Marts, user: User, after: int | None, before: int | 
     """Return a page, newest first; what a day is depends on the user's time zone, so one more on each side."""
     if not count:
         return []
-    first = _FIRST if after is None else _day(after, -_ONE_DAY)
-    last = _LAST if before is None else _day(before, _ONE_DAY)
     asked = {
         "user": user.user_id,
         "after": _bounded(-_MOST_SECONDS if after is None else after),
         "before": _bounded(_MOST_SECONDS if before is None else before),
         "count": count,
+        "first": _FIRST if after is None else _day(after, -_ONE_DAY),
+        "last": _LAST if before is None else _day(before, _ONE_DAY),
+        "sure_first": _FIRST if after is None else _day(after, _ONE_DAY),
+        "sure_last": _LAST if before is None else _day(before, -_ONE_DAY),
     }
-    statement = _NEWEST if after is None else _OLDEST
-    whole = {"first": first, "last": last}
-    near = dict(whole)
-    if after is None or before is None:
-        # Days that the bounds may cut through don't count.
-        sure = {"last": _day(before, -_ONE_DAY)} if before is not None else {}
-        sure |= {"first": _day(after, _ONE_DAY)} if after is not None else {}
-        [edge] = await select(connection, _Edge, _DAYS_BACK if after is None else _DAYS_FORTH, **asked, **whole | sure)
-        if edge.day is not None:
-            near["first" if after is None else "last"] = edge.day
-    rows = await select(connection, _Row, statement, **asked, **near)
-    if len(rows) < count and near != whole:  # a build is going on: the days are counted anew after the listens
-        rows = await select(connection, _Row, statement, **asked, **whole)
+    [found] = await select(connection, _Days, _DAYS_BACK if after is None else _DAYS_FORTH, **asked)
+    of_days, of_all_days = _NEWEST if after is None else _OLDEST
+    rows = await select(connection, _Row, of_days, **asked, days=found.days or [])
+    if len(rows) < min(count, found.promised):  # a build is going on: it counts the days after the listens
+        rows = await select(connection, _Row, of_all_days, **asked)
     return rows if after is None else rows[::-1]
 
 
