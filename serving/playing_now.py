@@ -23,7 +23,7 @@ LONGEST_SECONDS = 600
 _READ = """
 select user_name, track_metadata, started_at, expires_at
 from app.playing_now
-where expires_at > clock_timestamp() and (%(user_key)s::text is null or user_key = %(user_key)s)
+where expires_at > now() and (%(user_key)s::text is null or user_key = %(user_key)s)
 order by started_at desc, user_key
 limit 1000
 """
@@ -33,7 +33,7 @@ _WRITE = """
 insert into app.playing_now as held (
     user_key, user_name, artist_name, track_name, track_metadata, started_at, expires_at
 )
-values (%s, %s, %s, %s, %s, clock_timestamp(), clock_timestamp() + %s * interval '1 second')
+values (%s, %s, %s, %s, %s, now(), now() + %s * interval '1 second')
 on conflict (user_key) do update
 set
     user_name = excluded.user_name, artist_name = excluded.artist_name, track_name = excluded.track_name,
