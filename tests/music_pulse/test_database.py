@@ -98,7 +98,8 @@ def test_schemas_belong_to_their_writers(separate: Settings) -> None:
     )
     loader, transformer = separate.credentials("loader").user, separate.credentials("transformer").user
     assert owners == [
-        ("app", separate.credentials("app").user), ("intermediate", transformer), ("marts", transformer), ("raw", loader), ("staging", transformer),
+        ("app", separate.credentials("app").user), ("intermediate", transformer), ("marts", transformer),
+        ("raw", loader), ("staging", transformer),
     ]  # fmt: skip
 
 
