@@ -1,3 +1,4 @@
+-- depends_on: {{ ref('int_redirects') }}
 with
 
 found as (
