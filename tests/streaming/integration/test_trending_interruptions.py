@@ -13,10 +13,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyspark
 import pytest
 from helpers import listen, query
 from stream_reference import expected_rows, landed_rows, read_topic
@@ -26,6 +27,8 @@ from trending_reference import Sent, Window, windows_of
 
 from music_pulse import stack
 from music_pulse.embedded.broker import EmbeddedBroker
+from music_pulse.embedded.java import java_home
+from music_pulse.embedded.plumbing import free_port
 from music_pulse.embedded.postgres import EmbeddedPostgres
 from music_pulse.settings import PROJECT_ROOT, Settings
 from streaming.client import (
@@ -34,7 +37,6 @@ from streaming.client import (
     JsonSerializer,
     KafkaConfig,
     Record,
-    dead_letter_topic,
     ensure_topics,
     listen_topics,
 )
@@ -46,7 +48,6 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 RULES = TrendingRules()
 EVENTS = 1_500
-OVERSIZED = "x" * 900_000
 
 PRODUCER = """
 import sys
@@ -116,6 +117,33 @@ def launch(settings: Settings, tmp_path: Path) -> Iterator[Launch]:
         life.kill()
 
 
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[str]:
+    """Run a Spark master and a worker, as the containers do; yield the master's address."""
+    port, web, other = free_port(), free_port(), free_port()
+    master = f"spark://127.0.0.1:{port}"
+    commands = [
+        ["master.Master", "--host", "127.0.0.1", "--port", str(port), "--webui-port", str(web)],
+        ["worker.Worker", "--host", "127.0.0.1", "--cores", "2", "--memory", "1g", "--webui-port", str(other), master],
+    ]
+    environment = {
+        **os.environ,
+        "JAVA_HOME": str(java_home(tmp_path)),
+        "SPARK_HOME": str(Path(pyspark.__file__).parent),
+        "SPARK_WORKER_DIR": str(tmp_path / "work"),
+        "SPARK_LOCAL_IP": "127.0.0.1",
+    }
+    with ExitStack() as processes:
+        for command in commands:
+            arguments = [Path(sys.executable).with_name("spark-class"), f"org.apache.spark.deploy.{command[0]}"]
+            process = subprocess.Popen(
+                [*arguments, *command[1:]], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            processes.callback(process.wait)
+            processes.callback(process.terminate)
+        yield master
+
+
 def sendings(seed: int, *, minutes: int = 8, late: int = 300) -> list[tuple[bytes, bytes]]:
     """Invent the events of the last `minutes`: out of order by up to `late` seconds, repeated, of a flooder."""
     rng = random.Random(seed)
@@ -168,7 +196,9 @@ def run_to_the_end(settings: Settings, life: TrendingProcess, since: int = 0) ->
     assert counted(settings, since) == wanted
 
 
-def test_killed_at_every_moment(settings: Settings, launch: Launch, tmp_path: Path) -> None:
+def test_killed_at_every_moment_and_without_its_checkpoint(
+    settings: Settings, launch: Launch, tmp_path: Path, cluster: str
+) -> None:
     send(settings, sendings(1))
     for moment in ("before the commit", "between the commits", "between batches"):
         life = launch(moment, 2)
@@ -181,17 +211,14 @@ def test_killed_at_every_moment(settings: Settings, launch: Launch, tmp_path: Pa
     (newest.parent / f".{newest.name}.crc").unlink(missing_ok=True)
     run_to_the_end(settings, launch())
 
-
-def test_a_new_checkpoint_counts_again_what_it_sees_whole(settings: Settings, launch: Launch, tmp_path: Path) -> None:
-    send(settings, sendings(2))
-    run_to_the_end(settings, launch())
+    # A new checkpoint counts again what it sees whole; on a cluster, too.
     before = counted(settings)
     shutil.rmtree(tmp_path / "checkpoint")
     launch("before the commit", 1).wait_killed()
     [(whole_from,)] = query(settings, "select min(extract(epoch from window_start))::bigint from raw.trending_windows")
     assert counted(settings) == before
     send(settings, sendings(3))
-    run_to_the_end(settings, launch(), int(whole_from))
+    run_to_the_end(settings, launch(spark_master=cluster), int(whole_from))
     assert query(settings, "select count(*), count(whole_from) from raw.trending_ledger") == [(2, 1)]
 
 
@@ -266,32 +293,8 @@ def running_sink(settings: Settings) -> Iterator[None]:
     assert failures == []
 
 
-def test_what_does_not_count_is_told(settings: Settings, launch: Launch) -> None:
-    good = sendings(5)
-    [clock] = EventBuilder().build([listen(int(time.time()) + 1_800)], now=time.time())[0]
-    long_ago = [json.loads(value) | {"listened_at": int(time.time()) - 86_400} for _, value in good[:30]]
-    bad = [b"", b"{", b"[]", b'{"version": 1}', json.dumps({"version": 1, "text": OVERSIZED}).encode()]
-    late = [listen(int(time.time()) - 960 - number) for number in range(10)]
-    send(settings, good)
-    life = launch()
-    life.wait_until(lambda: life.events() >= len(good))
-    wanted = counted(settings)
-    events = [*EventBuilder().build(late, now=time.time())[0], clock, *long_ago]
-    rest = [(event_key(event), JsonSerializer().serialize(event)) for event in events]
-    send(settings, [*rest, *((b"bad", value) for value in bad)])
-    life.wait_until(lambda: life.events() >= len(good) + len(rest) + len(bad))
-    life.stop()
-    assert counted(settings) == wanted
-    left_out = dict(query(settings, "select reason, sum(events)::int from raw.trending_left_out group by 1"))
-    assert left_out["malformed"] == len(bad)
-    assert left_out["clock ahead"] == 1
-    letters = read_topic(KafkaConfig.from_settings(settings), dead_letter_topic(settings.kafka_topic))
-    assert sorted(letter.value or b"" for letter in letters) == sorted(bad)
-    assert all(dict(letter.headers)["dead-letter-reason"] for letter in letters)
-
-
 def test_a_soak_leaves_memory_and_lag_as_they_are(settings: Settings, launch: Launch) -> None:
-    rate, seconds = 200, 60
+    rate, seconds = 200, 45
     rng = random.Random(6)
     life = launch(trending_batch_events=5_000)
     sizes: list[int] = []
