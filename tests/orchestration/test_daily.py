@@ -22,7 +22,7 @@ from music_pulse.settings import Settings
 pytestmark = pytest.mark.integration
 
 USERS = ["ann", "bob"]
-BROKEN = "marts.track_genres"
+BROKEN = "marts.user_daily_hours"
 BUILDING = r"dbt\..*|marts|export|freshness"
 OTHER_NODES = r"dbt\.(?!dbt_|listen_events\.|daily_top\.).*"
 TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
