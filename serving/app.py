@@ -23,6 +23,7 @@ from serving.database import Databases
 from serving.documentation import add_documentation
 from serving.door import Door
 from serving.errors import add_handlers
+from serving.events import Events
 from serving.intake import Intake, Store
 from serving.listenbrainz import ingest, reads, stats
 from serving.listenbrainz.askers import Askers
@@ -72,6 +73,7 @@ def create_app(settings: Settings, into: Ingest, dbt_docs: Path, registry: Colle
     app.state.metrics = metrics
     app.state.intake = intake
     app.state.check_ingest = into.check
+    app.state.events = Events(databases)
     app.state.askers = Askers(settings.serve_rate_limit)
     add_handlers(app)
     for router in (health.router, api.router, ingest.router, stats.router, reads.router):

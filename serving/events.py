@@ -55,21 +55,22 @@ class Events:
 
     def __init__(self, databases: Databases) -> None:
         self._databases = databases
-        self._pages: set[asyncio.Queue[tuple[str, str]]] = set()
+        self._pages: set[asyncio.Queue[tuple[str, str] | None]] = set()
         self._latest: dict[str, str] = {}
         self._batches = 0
+        self._is_closed = False
         self._task: asyncio.Task[None] | None = None
 
     async def subscribe(self) -> AsyncIterator[tuple[str, str] | None]:
         """Yield what is known and then what changes, as (event, data); None after a quiet time."""
-        queue: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
+        queue: asyncio.Queue[tuple[str, str] | None] = asyncio.Queue()
         for event in self._latest.items():
             queue.put_nowait(event)
         self._pages.add(queue)
         if self._task is None:
             self._task = asyncio.create_task(self._listen())
         try:
-            while True:
+            while not self._is_closed:
                 try:
                     yield await asyncio.wait_for(queue.get(), HEARTBEAT_SECONDS)
                 except TimeoutError:
@@ -79,6 +80,12 @@ class Events:
             if not self._pages and self._task is not None:
                 self._task.cancel()
                 self._task, self._latest = None, {}
+
+    def close(self) -> None:
+        """End all streams: the server stops, and would wait for their pages to leave."""
+        self._is_closed = True
+        for queue in self._pages:
+            queue.put_nowait(None)
 
     def _tell(self, event: str, data: str) -> None:
         if self._latest.get(event) != data:
@@ -110,20 +117,11 @@ class Events:
             self._tell("trending", f"{self._batches} {window}")
 
 
-def events_of(request: Request) -> Events:
-    """Return the one of this process."""
-    state = request.app.state
-    if not hasattr(state, "events"):
-        state.events = Events(state.databases)
-    found: Events = state.events
-    return found
-
-
 @router.get("/events", response_class=StreamingResponse, responses={200: {"content": {"text/event-stream": {}}}})
 async def events(request: Request) -> StreamingResponse:
     """Tell when to ask again: `trending`, `marts`, `database`."""
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(_stream(events_of(request)), media_type="text/event-stream", headers=headers)
+    return StreamingResponse(_stream(request.app.state.events), media_type="text/event-stream", headers=headers)
 
 
 async def _stream(source: Events) -> AsyncIterator[str]:

@@ -136,12 +136,13 @@ def configuration(app: FastAPI) -> uvicorn.Config:
 
 def serve(app: FastAPI, bound: socket.socket, on_started: Callable[[], None]) -> None:
     """Serve until SIGTERM or Ctrl-C; then finish what is being answered."""
-    _Server(configuration(app), on_started).run(sockets=[bound])
+    _Server(app, on_started).run(sockets=[bound])
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
-        super().__init__(config)
+    def __init__(self, app: FastAPI, on_started: Callable[[], None]) -> None:
+        super().__init__(configuration(app))
+        self._app = app
         self._on_started = on_started
 
     @contextmanager
@@ -156,6 +157,10 @@ class _Server(uvicorn.Server):
         finally:
             for name, handler in before.items():
                 signal.signal(name, handler)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._app.state.events.close()
+        await super().shutdown(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

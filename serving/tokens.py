@@ -68,7 +68,7 @@ def revoke_tokens(settings: Settings, user_name: str) -> int:
         gone = connection.execute("delete from app.tokens where user_key = %s", [key(user_name)]).rowcount
         connection.execute("delete from app.playing_now where user_key = %s", [key(user_name)])
     if not gone:
-        raise InputError(f"{user_name!r} has no token: see pulse token list")
+        raise InputError(f"{user_name!r} has no token; pulse token list shows who has one")
     return gone
 
 

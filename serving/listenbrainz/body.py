@@ -19,7 +19,7 @@ TOO_LARGE = f"Payload too large. Payload cannot exceed {MAX_BODY} bytes"
 
 
 async def read_body(request: Request) -> bytes:
-    """Return the body, unpacked if it says it is gzip or looks so. Raises `ApiError`."""
+    """Return the body, unpacked if its Content-Encoding says that it is packed. Raises `ApiError`."""
     chunks: list[bytes] = []
     size = 0
     try:

@@ -63,14 +63,19 @@ def test_no_token_no_wide_bind_then_tokens_then_a_server_that_ends_in_order(puls
             address = next(word for word in server.stdout.readline().split() if word.startswith("http://")).rstrip(",")
             answer = requests.get(f"{address}/1/validate-token", {"token": token}, timeout=30).json()
             assert (answer["valid"], answer["user_name"]) == (True, "Ann")
+            page = requests.get(f"{address}/api/events", stream=True, timeout=30)
+            told = page.iter_lines()
+            assert next(told) == b"retry: 1000"
         finally:
             server.send_signal(signal.SIGTERM)
         out, error = server.communicate(timeout=30)
         assert server.returncode == 0, error
         assert error.rstrip().endswith("stopped")
+        assert error.count("\n") == 1, "an open page is no reason for an error"
+        list(told)  # its stream has an end, too
     with pytest.raises(requests.ConnectionError):
         requests.get(address, timeout=5)
 
     assert said(pulse, "token", "revoke", "ANN")[:2] == (0, "revoked 1\n")
     code, _, error = said(pulse, "token", "revoke", "ann")
-    assert (code, "has no token" in error) == (2, True)
+    assert (code, "'ann' has no token; pulse token list shows who has one" in error) == (2, True)
