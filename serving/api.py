@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, HTTPException, Path, Query, Response
-from psycopg import errors
 
 from serving import api_sql as sql
 from serving.api_models import (
@@ -34,6 +33,7 @@ from serving.api_models import (
     User,
 )
 from serving.database import AppState, Connection, Marts
+from serving.errors import UNBUILT
 from serving.events import router as events
 from serving.marts_reader import MartsReader, Row, VersionedMarts, select
 from serving.playing_now import playing_now
@@ -129,7 +129,7 @@ async def status(marts: Marts, response: Response) -> Status:
     response.headers["Cache-Control"] = "no-store"
     try:
         [found] = await select(marts, Status, sql.STATUS)
-    except (errors.UndefinedTable, errors.InvalidSchemaName):
+    except UNBUILT:
         return Status(version=None, changed_at=None, pending_loads=0, stream_committed_at=None)
     return found
 
@@ -248,9 +248,12 @@ class _Heard:
 async def trending(
     marts: Marts, part: Sliced, response: Response, kind: Literal["track", "artist"] = "track"
 ) -> TrendingTable:
-    """Rank what stands out in the newest window that has ended (docs/streaming.md)."""
+    """Rank what stands out in the newest window that has ended (docs/streaming.md); nothing before the first build."""
     response.headers["Cache-Control"] = "no-store"
-    rows = await select(marts, _Ranked, sql.TRENDING, kind=kind, limit=part.limit + 1, offset=part.offset)
+    try:
+        rows = await select(marts, _Ranked, sql.TRENDING, kind=kind, limit=part.limit + 1, offset=part.offset)
+    except UNBUILT:
+        rows = []
     if not rows:
         return TrendingTable(window_start=None, window_end=None, items=[], next_offset=None)
     shown = rows[: part.limit]

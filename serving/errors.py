@@ -21,6 +21,8 @@ UNKNOWN = "An unknown error occured."
 
 OFFLINE = "The listen database is momentarily offline. Please wait a few minutes and try again."
 NOT_BUILT = "Nothing is built yet: run `pulse run`, then try again."
+UNBUILT = (errors.UndefinedTable, errors.InvalidSchemaName)
+"""What a statement over the marts raises before the first build."""
 
 
 class ApiError(PulseError):
@@ -59,7 +61,7 @@ def add_handlers(app: FastAPI) -> None:
     async def database(request: Request, error: psycopg.Error) -> JSONResponse:
         if isinstance(error, psycopg.DataError):  # a NUL in a name, a number beyond what a column holds
             return _Answer(body(400, "an argument has a value that can't be"), 400)
-        if isinstance(error, (errors.UndefinedTable, errors.InvalidSchemaName, errors.UndefinedColumn)):
+        if isinstance(error, (*UNBUILT, errors.UndefinedColumn)):
             return _Answer(body(503, NOT_BUILT), 503)
         logger.warning("%s: %s", request.url.path.split("/")[1], str(error).splitlines()[0] if str(error) else error)
         return _Answer(body(503, OFFLINE), 503)

@@ -25,6 +25,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 
 from serving.database import Databases
+from serving.errors import UNBUILT
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +111,7 @@ class Events:
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def _look(self, connection: psycopg.AsyncConnection[tuple[Any, ...]]) -> None:
-        with suppress(psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):  # nothing is built yet
+        with suppress(*UNBUILT):
             row = await (await connection.execute(_LOOK)).fetchone()
             version, window = row or (None, None)
             self._tell("marts", str(version))

@@ -167,7 +167,7 @@ export async function refreshListening() {
 }
 
 export function showNothing() {
-  showInstead(empty("There are no listens yet.", "pulse run --user NAME reads yours from ListenBrainz; pulse import PATH takes files of other services."));
+  showInstead(empty("There are no listens yet.", "pulse run --user NAME reads yours from ListenBrainz; pulse import PATH takes files of other services.", "What is imported, or sent here by a scrobbler, shows after the next build: pulse dbt build."));
   return null;
 }
 
