@@ -76,7 +76,11 @@ def test_whoever_comes_first_makes_the_passwords(tmp_path: Path) -> None:
     path.parent.mkdir()
     stack._create(path, json.dumps({"loader": "a", "transformer": "b", "reader": "c"}))
     stack._create(path, "another process's")
-    assert stack.kept_secrets(path, ("loader", "transformer", "reader")) == {"loader": "a", "transformer": "b", "reader": "c"}
+    assert stack.kept_secrets(path, ("loader", "transformer", "reader")) == {
+        "loader": "a",
+        "transformer": "b",
+        "reader": "c",
+    }
     assert [found.name for found in path.parent.iterdir()] == ["roles.json"]
 
 
