@@ -12,7 +12,7 @@ from music_pulse import streams, transform
 from music_pulse.blocklist import read_blocklist
 from music_pulse.database import connect
 from music_pulse.display import console
-from music_pulse.errors import ConfigurationError
+from music_pulse.errors import ConfigurationError, InputError
 from music_pulse.settings import Settings
 
 if TYPE_CHECKING:
@@ -94,5 +94,9 @@ def create_token(settings: Settings, user_name: str) -> str:
     from serving.tokens import create_token as create
 
     with connect(settings.credentials("loader"), autocommit=True) as connection:
-        read_blocklist(connection, settings).refuse([user_name])
+        if user_name in read_blocklist(connection, settings):
+            raise InputError(
+                "this person was forgotten here and gets no token; if they want to come back, "
+                "pulse run and pulse import take them in with --user NAME --allow"
+            )
     return create(settings, user_name)

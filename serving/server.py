@@ -23,6 +23,9 @@ HEADER_SECONDS = 10.0
 """How long a request's head may take to come."""
 
 HEADER_BYTES = 65_536
+BODY_SECONDS = 30.0
+"""How long a body may take to come, also one that no route reads; who reads one may be stricter, and say so."""
+
 WRITE_SECONDS = 30.0
 """How long a client may leave an answer unread."""
 
@@ -32,7 +35,7 @@ _STOP_SECONDS = 3
 
 
 class Protocol(HttpToolsProtocol):
-    """HTTP/1.1 that cuts off who takes too long to ask or to read. A body's time is its route's to bound."""
+    """HTTP/1.1 that cuts off who takes too long to ask or to read."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -56,15 +59,17 @@ class Protocol(HttpToolsProtocol):
             self._cut("a head without end")
 
     def on_headers_complete(self) -> None:
-        """Stop the clock: the head is there."""
+        """The head is there: wait for the body."""
         self._head_bytes = -1
         _stop(self._reading)
-        self._reading = None
+        self._reading = self.loop.call_later(BODY_SECONDS, self._cut, "a body too slow")
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """What comes now is the next head."""
+        """Stop the clock: what comes now is the next head."""
         self._head_bytes = 0
+        _stop(self._reading)
+        self._reading = None
         super().on_message_complete()
 
     def pause_writing(self) -> None:

@@ -113,8 +113,9 @@ class SubmissionStore:
         self._disconnect()
 
     def _encoded(self, submitted: Submitted, blocklist: Blocklist) -> list[_Event] | PulseError:
+        if submitted.user_name in blocklist:
+            return InputError("this person was forgotten here, and is kept out")
         try:
-            blocklist.refuse([submitted.user_name])
             events, refused = self._builder.build(submitted.listens, now=time.time(), user_name=submitted.user_name)
             if refused:
                 return InputError(refused[0].reason)

@@ -434,7 +434,8 @@ def test_who_was_forgotten_is_kept_out(site: Site) -> None:
             create_token(site.settings, "EVE")
         response = site.submit(single(listen(SUBMITTED)), token=token)
         assert response.status_code == 400
-        assert "forgotten" in response.json()["error"]
+        words = "The listen can't be stored: this person was forgotten here, and is kept out"
+        assert response.json()["error"] == words
         assert landed(site, "Eve") == []
         assert site.submit(single(listen(SUBMITTED + 600))).status_code == 200
     finally:
@@ -491,12 +492,21 @@ def test_who_is_slow_to_ask_is_cut_off(site: Site, sent: bytes, monkeypatch: pyt
     assert exchange(site, sent) == b""
 
 
-def test_who_asks_byte_by_byte_is_cut_off(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ",
+        b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9999\r\n\r\n",
+    ],
+    ids=["head", "a body that nobody reads"],
+)
+def test_who_asks_byte_by_byte_is_cut_off(site: Site, head: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "HEADER_SECONDS", 0.3)
+    monkeypatch.setattr(server, "BODY_SECONDS", 0.3)
     address = urlsplit(site.address)
 
     def trickle(connection: socket.socket) -> None:
-        connection.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ")
+        connection.sendall(head)
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             connection.sendall(b"x")
