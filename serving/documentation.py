@@ -40,11 +40,11 @@ def add_documentation(app: FastAPI, dbt_docs: Path) -> None:
 
     @app.get("/docs", include_in_schema=False)
     async def api() -> Response:
-        return FileResponse(_OURS / "index.html", headers={"cache-control": "no-cache"})
+        return FileResponse(_OURS / "index.html")
 
     @app.get("/docs/start.js", include_in_schema=False)
     async def start() -> Response:
-        return FileResponse(_OURS / "start.js", headers={"cache-control": "no-cache"})
+        return FileResponse(_OURS / "start.js")
 
     @app.get("/docs/dbt", include_in_schema=False)
     async def dbt() -> Response:
@@ -62,9 +62,7 @@ def _dbt_file(folder: Path, name: str) -> Response:
         content = None
     if content is None:
         return HTMLResponse(_NOT_BUILT, 404) if name == "index.html" else Response(status_code=404)
-    headers = {"cache-control": "no-cache"}
-    if name == "index.html":
-        headers["content-security-policy"] = _policy(content)
+    headers = {"content-security-policy": _policy(content)} if name == "index.html" else {}
     return Response(content, media_type=_DBT_FILES[name], headers=headers)
 
 

@@ -78,9 +78,10 @@ class Door:
                     headers.setdefault(name, value)
                 if is_listenbrainz:
                     headers.update({**CORS, "access-control-allow-methods": _methods(scope["path"])})
-                    headers.setdefault("cache-control", "private")
                     for name, value in scope.get("state", {}).get("quota", {}).items():
                         headers[name] = value
+                # Without a word browsers keep files for a while, and mix those of two releases.
+                headers.setdefault("cache-control", "private" if is_listenbrainz else "no-cache")
             await send(message)
 
         try:

@@ -8,6 +8,8 @@ from typing import Any
 
 import psycopg
 from fastapi import FastAPI, Request
+from fastapi.encoders import jsonable_encoder
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from psycopg import errors
 from starlette.exceptions import HTTPException
@@ -56,6 +58,12 @@ def add_handlers(app: FastAPI) -> None:
         if error.status_code in (204, 304):  # they have no body
             return Response(status_code=error.status_code, headers=error.headers)
         return _Answer(body(error.status_code, str(error.detail)), error.status_code, headers=error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
+        problems = error.errors()
+        text = "; ".join(f"{each['loc'][-1]}: {each['msg']}" for each in problems)
+        return _Answer({**body(422, text), "detail": jsonable_encoder(problems)}, 422)
 
     @app.exception_handler(psycopg.Error)
     async def database(request: Request, error: psycopg.Error) -> JSONResponse:

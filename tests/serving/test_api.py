@@ -98,7 +98,9 @@ def test_ranges(client: TestClient, asked: dict[str, str], days: tuple[str, str]
     ],
 )
 def test_what_can_not_be_answered(client: TestClient, path: str, status: int) -> None:
-    assert client.get(f"/api/{path}").status_code == status
+    response = client.get(f"/api/{path}")
+    assert (response.status_code, response.json()["code"]) == (status, status)
+    assert response.json()["error"]
 
 
 def test_pages_follow_each_other(client: TestClient) -> None:

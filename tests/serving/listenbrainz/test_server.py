@@ -559,6 +559,7 @@ def test_every_answer_has_strict_headers(site: Site, path: str) -> None:
     assert headers["X-Frame-Options"] == "DENY"
     assert headers["Referrer-Policy"] == "no-referrer"
     assert "Server" not in headers
+    assert headers["Cache-Control"].startswith(("no-", "private"))
     assert (headers.get("Access-Control-Allow-Origin") == "*") == path.startswith("/1/")
 
 
