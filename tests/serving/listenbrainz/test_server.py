@@ -618,6 +618,15 @@ def test_health_names_each_part(site: Site) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("path", ["/", "/health/live", "/api/users", "/1/user/tied/listen-count"])
+def test_head_is_get_without_a_body(site: Site, path: str) -> None:
+    with requests.Session() as session:
+        for _ in range(2):  # a body that came nevertheless would be taken for the next answer
+            head = session.head(site.address + path, timeout=30)
+            assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["Content-Length"] == str(len(session.get(site.address + path, timeout=30).content))
+
+
 def test_metrics_count_and_name_nobody(site: Site) -> None:
     site.submit(single(listen(SUBMITTED)))
     site.get("/1/user/tied/listens")
