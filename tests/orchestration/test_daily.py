@@ -174,5 +174,6 @@ def marts_of(settings: Settings) -> dict[str, Any]:
 
 
 def exported(settings: Settings) -> dict[str, int]:
-    """Return the exported files and when they were written."""
-    return {str(path): path.stat().st_mtime_ns for path in Path(settings.export_dir).rglob("*.parquet")}
+    """Return the exported files and when they were written, but for that of `reconciliation`."""
+    paths = Path(settings.export_dir).rglob("*.parquet")
+    return {str(path): path.stat().st_mtime_ns for path in paths if "reconciliation" not in path.parts}
