@@ -20,6 +20,7 @@ What lives longer than a request (LISTEN, for the live page) opens a connection 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
@@ -34,6 +35,9 @@ Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
 STATEMENT_SECONDS = 10
 """What runs longer is cancelled: the page says so, and the pool is not used up."""
+
+# It tells of each attempt, in lines of its own; a request that gets no connection is told of once (`serving.errors`).
+logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
 
 MOST_CONNECTIONS = 8
 _WAIT_SECONDS = 3.0

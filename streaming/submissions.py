@@ -101,6 +101,8 @@ class SubmissionStore:
 
     def check(self) -> str:
         """Say where listens go; raises `StreamError` or `DatabaseError` if they can't just now. For any thread."""
+        with connect(self._settings.credentials("loader")):
+            pass  # with a broker, too, it is asked who was forgotten
         kafka = self._kafka
         if kafka is None:
             return "the database: no broker is there"

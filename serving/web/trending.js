@@ -80,7 +80,8 @@ const panels = ["track", "artist"].map((kind) => new Panel(
 
 export async function refreshPlaying() {
   const list = byId("playing");
-  const now = await get("playing-now").catch(() => []);
+  const now = await get("playing-now").catch(() => null);
+  if (now === null) return; // what was read stays, as elsewhere
   list.hidden = now.length === 0;
   list.replaceChildren(...now.slice(0, 6).map((each) => h("li", {},
     h("span", { class: "equaliser", "aria-hidden": "true" }, h("i"), h("i"), h("i")),

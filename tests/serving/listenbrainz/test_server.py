@@ -654,7 +654,7 @@ def test_the_dbt_docs(site: Site) -> None:
         page.unlink()
 
 
-def test_a_database_that_goes_away_and_comes_back(site: Site) -> None:
+def test_a_database_that_goes_away_and_comes_back(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     admin = site.settings.credentials("admin")._replace(dbname="postgres")
     name = site.settings.postgres_dbname
     with connect(admin, autocommit=True) as connection:
@@ -663,7 +663,9 @@ def test_a_database_that_goes_away_and_comes_back(site: Site) -> None:
         try:
             ready = site.get("/health")
             assert (ready.status_code, ready.json()["status"]) == (503, "unready")
-            assert ready.json()["parts"]["marts"] == {"ready": False, "detail": "the database can't be reached"}
+            away = {"ready": False, "detail": "the database can't be reached"}
+            ingest_away = {"ready": False, "detail": "listens can't be taken just now"}
+            assert ready.json()["parts"] == {"marts": away, "app": away, "ingest": ingest_away}
             assert site.get("/health/live").status_code == 200
             read = site.get("/1/user/tied/listens")
             words = "The listen database is momentarily offline. Please wait a few minutes and try again."
@@ -677,6 +679,7 @@ def test_a_database_that_goes_away_and_comes_back(site: Site) -> None:
         time.sleep(0.2)
     assert site.submit(single(listen(SUBMITTED + 700))).status_code == 200
     assert (SUBMITTED + 700, "Vitamin C", "stream") in landed(site)
+    assert not [record for record in caplog.records if record.name.startswith("psycopg")]
 
 
 # What is malformed
