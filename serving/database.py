@@ -44,7 +44,7 @@ _WAIT_SECONDS = 3.0
 
 
 class Databases:
-    """The pools, opened and closed with the server. A database that is away is no reason not to start."""
+    """The pools, opened and closed with the server; a database that goes away meanwhile is asked again."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

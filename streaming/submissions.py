@@ -105,7 +105,7 @@ class SubmissionStore:
             pass  # with a broker, too, it is asked who was forgotten
         kafka = self._kafka
         if kafka is None:
-            return "the database: no broker is there"
+            return "the database: no broker so far"
         check(kafka, [self._settings.kafka_topic])
         return f"topic {self._settings.kafka_topic}"
 
