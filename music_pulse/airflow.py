@@ -101,13 +101,23 @@ def airflow_environment(settings: Settings, port: int | None = None) -> dict[str
         defaults["AIRFLOW__DATABASE__SQL_ALCHEMY_MAX_OVERFLOW"] = "3"
     dbt = transform.dbt_environment(settings)
     del dbt["DBT_TARGET_PATH"]  # Cosmos has a folder for each task
+    # Not dbt's login alone, in place of all others: tasks prepare and vacuum, too.
+    for name, role in (("PULSE_POSTGRES", "admin"), ("PULSE_POSTGRES_TRANSFORMER", "transformer")):
+        login = settings.credentials(role)
+        dbt |= {f"{name}_USER": login.user, f"{name}_PASSWORD": login.password}
     return {**defaults, **dbt, "AIRFLOW_HOME": str(home), "PULSE_HOME": str(settings.home), "TMPDIR": str(home / "tmp")}
 
 
 def run_airflow(settings: Settings, arguments: Sequence[str]) -> int:
-    """Pass `arguments` through to the command `airflow`, prepared, its output as it is; return its exit code."""
-    is_prepared = transform.manifest_path(settings).exists()
+    """Pass `arguments` through to the command `airflow`, its output as it is; return its exit code.
+
+    Before the first one, and before `db migrate` (after an upgrade), Airflow is prepared. Where the server isn't ours
+    to keep running, the command takes the place of this process: who stops it, a container's engine, stops Airflow.
+    """
+    is_prepared = transform.manifest_path(settings).exists() and list(arguments[:2]) != ["db", "migrate"]
     variables = airflow_environment(settings) if is_prepared else prepare_airflow(settings)
+    if settings.target != "embedded":
+        os.execve(sys.executable, _command(arguments), variables)  # noqa: S606
     return subprocess.run(_command(arguments), env=variables, check=False).returncode
 
 
