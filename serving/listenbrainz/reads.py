@@ -20,7 +20,7 @@ from serving.listenbrainz.answers import answer
 from serving.listenbrainz.arguments import items, timestamp
 from serving.listenbrainz.askers import limited
 from serving.listenbrainz.users import User, find_user
-from serving.marts_reader import VersionedMarts, select
+from serving.marts_reader import VersionedMarts, reader, select
 from serving.playing_now import playing_now
 
 router = APIRouter(prefix="/1", dependencies=[Depends(limited)], tags=["ListenBrainz"])
@@ -174,19 +174,20 @@ async def get_listen_count(request: Request, marts: VersionedMarts, response: Re
 
 @router.get("/user/{user_name:path}/playing-now", responses=shapes.answers(shapes.PlayingNow, 404))
 async def get_playing_now(
-    request: Request, marts: VersionedMarts, app: AppState, response: Response, user_name: Name
+    request: Request, connection: Marts, app: AppState, response: Response, user_name: Name
 ) -> Response:
-    """What a user hears right now, if a client said so."""
-    del response.headers["etag"]  # it changes without a build
-    user = await find_user(request, marts, user_name)
+    """What a user hears right now, if a client said so; also before the first build."""
     playing = [
         {
             "track_metadata": {"additional_info": {}, **each.track_metadata},
             "user_name": each.user_name,
             "playing_now": True,
         }
-        for each in await playing_now(app, user.user_id)
+        for each in await playing_now(app, user_name)
     ]
+    if not playing:
+        await find_user(request, await reader(request, response, connection), user_name)
+        del response.headers["etag"]  # it changes without a build
     response.headers["cache-control"] = "no-store"
     payload = {"count": len(playing), "user_id": user_name, "playing_now": True, "listens": playing}
     return answer({"payload": payload}, like=response)

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from music_pulse.settings import Settings
 from serving.app import Ingest, create_app
+from serving.tokens import create_token
 
 pytestmark = pytest.mark.integration
 
@@ -215,3 +216,11 @@ def test_before_the_first_build(warehouse: Settings) -> None:
         assert get(client, "status")["version"] is None
         assert client.get("/api/overview").status_code == 503
         assert get(client, "trending")["items"] == []
+        assert client.get("/1/user/ann/playing-now").status_code == 503
+        said = {
+            "listen_type": "playing_now",
+            "payload": [{"track_metadata": {"artist_name": "Can", "track_name": "Now"}}],
+        }
+        token = {"token": create_token(warehouse, "Ann")}
+        assert client.post("/1/submit-listens", params=token, json=said).status_code == 200
+        assert client.get("/1/user/ANN/playing-now").json()["payload"]["count"] == 1
