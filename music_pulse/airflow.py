@@ -102,9 +102,12 @@ def airflow_environment(settings: Settings, port: int | None = None) -> dict[str
     dbt = transform.dbt_environment(settings)
     del dbt["DBT_TARGET_PATH"]  # Cosmos has a folder for each task
     # Not dbt's login alone, in place of all others: tasks prepare and vacuum, too.
-    for name, role in (("PULSE_POSTGRES", "admin"), ("PULSE_POSTGRES_TRANSFORMER", "transformer")):
-        login = settings.credentials(role)
-        dbt |= {f"{name}_USER": login.user, f"{name}_PASSWORD": login.password}
+    admin, transformer = settings.credentials("admin"), settings.credentials("transformer")
+    dbt |= {"PULSE_POSTGRES_USER": admin.user, "PULSE_POSTGRES_PASSWORD": admin.password}
+    dbt |= {
+        "PULSE_POSTGRES_TRANSFORMER_USER": transformer.user,
+        "PULSE_POSTGRES_TRANSFORMER_PASSWORD": transformer.password,
+    }
     return {**defaults, **dbt, "AIRFLOW_HOME": str(home), "PULSE_HOME": str(settings.home), "TMPDIR": str(home / "tmp")}
 
 
