@@ -11,11 +11,15 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import requests
 from helpers import SAMPLE, query, sample_lines
+from liblistenbrainz import Listen, ListenBrainz
 
 from music_pulse.identity import listen_id
+from music_pulse.serve import create_token
 from music_pulse.settings import PROJECT_ROOT, Settings
 from music_pulse.stack import warehouse
 
@@ -52,15 +56,59 @@ def pulse(environment: dict[str, str]) -> Iterator[Pulse]:
 
 
 @pytest.fixture(scope="module")
-def demo(environment: dict[str, str], pulse: Pulse) -> Iterator[Settings]:
+def lived(environment: dict[str, str]) -> dict[str, Any]:
+    """Live for some minutes, with a server beside it to which people send a track; return what it says of that."""
+    command = [PULSE, "live", "--simulate", "40", "--seconds", "75"]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as live:
+        assert live.stderr is not None
+        told = [next(line for line in live.stderr if " landed " in line and "(0 in all)" not in line)]
+        found = _sent_to_a_server(environment)
+        told += live.stderr.read().splitlines()
+    assert live.returncode == 0, told
+    assert told[-1].endswith("stopped")
+    return found
+
+
+def _sent_to_a_server(environment: dict[str, str]) -> dict[str, Any]:
+    """Submit a track by a client library for a dozen people, and wait until the server shows that it is trending."""
+    settings = Settings(_env_file=None, home=Path(environment["PULSE_HOME"])).demo()  # type: ignore[call-arg]
+    command = [PULSE, "serve", "--demo", "--port", "0"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            address = next(word for word in server.stdout.readline().split() if word.startswith("http://")).rstrip(",")
+            with warehouse(settings) as filled:
+                tokens = [create_token(filled, f"person {number}") for number in range(12)]
+            for token in tokens:
+                client = ListenBrainz(address)
+                client.set_auth_token(token)
+                client.submit_single_listen(
+                    Listen(track_name="Sent by a client", artist_name="Somebody", listened_at=int(time.time()) - 70)
+                )
+            deadline = time.monotonic() + 60
+            while time.monotonic() < deadline:
+                items = requests.get(f"{address}/api/trending?limit=100", timeout=30).json()["items"]
+                for item in items:
+                    if item["name"] == "Sent by a client":
+                        return dict(item)
+                time.sleep(0.5)
+            return {}
+        finally:
+            server.terminate()
+
+
+@pytest.fixture(scope="module")
+def demo(lived: dict[str, Any], environment: dict[str, str], pulse: Pulse) -> Iterator[Settings]:
     """The demo's database, after some live minutes."""
-    done = pulse("live", "--simulate", "40", "--seconds", "45")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "landed" in done.stderr
-    assert done.stderr.rstrip().endswith("stopped")
     settings = Settings(_env_file=None, home=Path(environment["PULSE_HOME"])).demo()  # type: ignore[call-arg]
     with warehouse(settings) as filled:
         yield filled
+
+
+def test_what_a_scrobbler_sends_is_trending_within_the_minute(lived: dict[str, Any]) -> None:
+    """Through the server, Kafka, Spark and Postgres."""
+    assert lived, "it was not shown"
+    assert (lived["listens"], lived["listeners"]) == (12, 12)
 
 
 def test_live_lands_every_event_and_counts_windows(demo: Settings) -> None:
