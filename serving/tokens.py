@@ -34,8 +34,8 @@ class Issued(NamedTuple):
 def create_token(settings: Settings, user_name: str) -> str:
     """Make a token of a user, keep its hash, and return it. Raises `InputError` for a name that can't be one."""
     name = user_name.strip()
-    if not key(name) or len(name) > MAX_USER_NAME or escaped(name) != name:
-        raise InputError(f"a user's name has 1 to {MAX_USER_NAME} characters, and not {user_name!r}")
+    if not key(name) or len(name) > MAX_USER_NAME or escaped(name) != name or not name.isprintable():
+        raise InputError(f"a user's name has 1 to {MAX_USER_NAME} characters in one line, and not {user_name!r}")
     create_app_tables(settings)
     token = str(uuid4())
     selector, verifier = _halves(token)

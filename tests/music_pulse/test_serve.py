@@ -13,6 +13,10 @@ import pytest
 import requests
 from helpers import MakeWarehouse
 
+from music_pulse.errors import InputError
+from music_pulse.settings import Settings
+from serving import tokens
+
 PULSE = str(Path(sys.executable).with_name("pulse"))
 
 Pulse = Callable[..., "subprocess.Popen[str]"]
@@ -79,3 +83,9 @@ def test_no_token_no_wide_bind_then_tokens_then_a_server_that_ends_in_order(puls
     assert said(pulse, "token", "revoke", "ANN")[:2] == (0, "revoked 1\n")
     code, _, error = said(pulse, "token", "revoke", "ann")
     assert (code, "'ann' has no token; pulse token list shows who has one" in error) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["", " \t", "two\nlines", "x" * 256, "a\0b", "\u202eright to left"])
+def test_what_can_be_no_users_name_gets_no_token(name: str) -> None:
+    with pytest.raises(InputError, match="in one line"):
+        tokens.create_token(Settings(_env_file=None), name)  # type: ignore[call-arg]
