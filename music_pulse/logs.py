@@ -54,13 +54,14 @@ class ConsoleFormatter(logging.Formatter):
         return f"{time} {level}{without_secrets(record.getMessage())}"
 
 
-def configure_logging(home: Path, console_level: str = "INFO") -> None:
-    """Log to the console from `console_level` on, and all of ours to `home/logs/pulse.jsonl` (5 × 10 MB).
+def configure_logging(home: Path, console_level: str = "INFO", console: logging.Handler | None = None) -> None:
+    """Log to `console` (default: stderr) from `console_level` on, and all to `home/logs/pulse.jsonl` (5 × 10 MB).
 
     A folder that can't be written costs the file, not the run.
     """
-    console = logging.StreamHandler(sys.stderr)
-    console.setFormatter(ConsoleFormatter())
+    if console is None:
+        console = logging.StreamHandler(sys.stderr)
+        console.setFormatter(ConsoleFormatter())
     console.setLevel(console_level)
     handlers: list[logging.Handler] = [console]
     try:

@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
-from airflow.sdk import TriggerRule
+from airflow.sdk import BaseOperator, TriggerRule
 from cosmos import DbtTaskGroup, ExecutionConfig, ProfileConfig, ProjectConfig, RenderConfig
 from cosmos.constants import ExecutionMode, LoadMode, TestBehavior
 from cosmos.operators._watcher.base import BaseConsumerSensor
 
 from music_pulse import transform
 from music_pulse.settings import PROJECT_ROOT, load_settings
+from orchestration.assets import MARTS
 from orchestration.nodes import Build, watch_from_triggerer
 from orchestration.notifications import WebhookNotifier
 from orchestration.rules import WAREHOUSE_POOL
@@ -27,11 +28,12 @@ BUILD = "dbt_producer_watcher"
 _lock = ExitStack()
 
 
-def dbt_task_group() -> DbtTaskGroup:
-    """Return the tasks of the dbt project, from the manifest that `pulse airflow` wrote; no database is asked.
+def dbt_build() -> BaseOperator:
+    """Add the dbt project as a task group, and return its task that runs dbt and announces the marts.
 
-    The node tasks come after the build, all at once, whatever became of it: each ends by what the build has noted of
-    its node. The arrows between them are dbt's.
+    From the manifest that `pulse airflow` wrote; no database is asked. The node tasks come after the build, all at
+    once, whatever became of it: each ends by what the build has noted of its node. The arrows between them are dbt's.
+    What needs the marts waits for the build alone, which has run the tests, too.
     """
     settings = load_settings()
     group = DbtTaskGroup(
@@ -74,14 +76,15 @@ def dbt_task_group() -> DbtTaskGroup:
             "on_retry_callback": None,
         },
     )
-    build = group.children[f"{GROUP}.{BUILD}"]
+    build: BaseOperator = group.children[f"{GROUP}.{BUILD}"]
     build.__class__ = Build  # Cosmos has no other way to name it
+    build.outlets = [MARTS]
     for node in group.iter_tasks():
         if isinstance(node, BaseConsumerSensor):
             watch_from_triggerer(node)
             build >> node
             node.trigger_rule = TriggerRule.ONE_DONE
-    return group
+    return build
 
 
 def _hold_build_lock(_: Mapping[str, Any]) -> None:

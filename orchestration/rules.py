@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -12,6 +13,7 @@ from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 from airflow.sdk.exceptions import AirflowFailException
 
 from music_pulse.errors import ConfigurationError, InputError, PulseError, UnknownUserError
+from music_pulse.logs import configure_logging, without_secrets
 from music_pulse.settings import Settings, load_settings
 from orchestration.notifications import WebhookNotifier
 
@@ -57,14 +59,22 @@ def task_arguments() -> dict[str, Any]:
     }
 
 
+class TaskLog(logging.Handler):
+    """Hands what we log to Airflow's log of the task, with its level: of stderr Airflow makes errors."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Hand on, without secrets."""
+        shown = {**record.__dict__, "msg": without_secrets(record.getMessage()), "args": None}
+        logging.getLogger().handle(logging.makeLogRecord(shown))
+
+
 @contextmanager
 def warehouse() -> Iterator[Settings]:
     """Open the warehouse for a task. What trying again doesn't mend ends the task at once."""
     from music_pulse import stack
-    from music_pulse.logs import configure_logging
 
     settings = load_settings()
-    configure_logging(settings.home, settings.log_level)
+    configure_logging(settings.home, settings.log_level, TaskLog())
     try:
         with stack.warehouse(settings) as filled:
             yield filled

@@ -66,10 +66,6 @@ def enrich() -> None:
         run.enrich_run(settings)
 
 
-def announce() -> None:
-    """Say that the marts are built; by its outlet."""
-
-
 def export() -> str:
     """Write the Parquet snapshot."""
     from music_pulse import run

@@ -16,7 +16,7 @@ from airflow.sdk import Param, TriggerRule, chain, dag, task
 
 from orchestration import steps
 from orchestration.assets import MARTS, PARQUET, RAW
-from orchestration.dbt_config import dbt_task_group
+from orchestration.dbt_config import dbt_build
 from orchestration.rules import LISTENBRAINZ_POOL, START, dag_arguments
 
 
@@ -35,9 +35,8 @@ def music_pulse_backfill() -> None:
     pieces = task(steps.pieces)()
     read = task(pool=LISTENBRAINZ_POOL, outlets=[RAW])(steps.rescan).expand_kwargs(pieces)
     landed = task(pool=LISTENBRAINZ_POOL, trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS)(steps.enrich)()
-    marts = task(task_id="marts", outlets=[MARTS])(steps.announce)()
     exported = task(inlets=[MARTS], outlets=[PARQUET])(steps.export)()
-    chain(read, landed, dbt_task_group(), marts, exported)
+    chain(read, landed, dbt_build(), exported)
     verdict = task(trigger_rule=TriggerRule.ONE_FAILED, retries=0, on_failure_callback=None)(steps.verdict)()
     [read, exported] >> verdict
 

@@ -20,7 +20,7 @@ from airflow.sdk import CronDataIntervalTimetable, TriggerRule, chain, dag, task
 
 from orchestration import steps
 from orchestration.assets import MARTS, PARQUET, RAW
-from orchestration.dbt_config import dbt_task_group
+from orchestration.dbt_config import dbt_build
 from orchestration.rules import LISTENBRAINZ_POOL, dag_arguments
 
 
@@ -40,10 +40,9 @@ def music_pulse_daily() -> None:
 
     read = user.expand(name=users)
     enriched = task(pool=LISTENBRAINZ_POOL, trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS)(steps.enrich)()
-    marts = task(task_id="marts", outlets=[MARTS])(steps.announce)()
     exported = task(inlets=[MARTS], outlets=[PARQUET])(steps.export)()
     fresh = task(steps.freshness)()
-    chain(read, enriched, dbt_task_group(), marts, exported, fresh)
+    chain(read, enriched, dbt_build(), exported, fresh)
     verdict = task(trigger_rule=TriggerRule.ONE_FAILED, retries=0, on_failure_callback=None)(steps.verdict)()
     [read, fresh] >> verdict
 

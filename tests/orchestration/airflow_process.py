@@ -1,7 +1,7 @@
 """Airflow in a process of its own: `python airflow_process.py ORDERS RESULT`, both JSON files.
 
-An order is {"describe": []} or {"run": dag_id, "date": ..., "skip": pattern} or {"backfill": dag_id, "from": ..., "to":
-..., "skip": pattern}. Runs go through Airflow's own `DAG.test`, without delays between tries.
+An order is {"describe": []} or {"run": dag_id, "date": ..., "skip": pattern, "conf": {...}} or {"backfill": dag_id,
+"from": ..., "to": ..., "skip": pattern}. Runs go through Airflow's own `DAG.test`, without delays between tries.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ def _describe_task(task: Any) -> dict[str, Any]:
     }
 
 
-def run(dag_id: str, date: str, skip: str | None = None) -> dict[str, Any]:
+def run(dag_id: str, date: str, skip: str | None = None, conf: dict[str, Any] | None = None) -> dict[str, Any]:
     """Run a DAG once; return the states."""
     from airflow.sdk import timezone
 
-    return _test(_dag(dag_id), timezone.parse(date), skip)
+    return _test(_dag(dag_id), timezone.parse(date), skip, conf)
 
 
 def backfill(dag_id: str, first: str, last: str, skip: str | None = None) -> list[dict[str, Any]]:
@@ -125,12 +125,12 @@ def _store_all() -> None:
         sync_bag_to_db(bag, bundle.name, bundle.version)
 
 
-def _test(dag: Any, logical_date: datetime, skip: str | None) -> dict[str, Any]:
+def _test(dag: Any, logical_date: datetime, skip: str | None, conf: dict[str, Any] | None = None) -> dict[str, Any]:
     from airflow.models.taskinstance import TaskInstance
     from airflow.utils.session import create_session
     from sqlalchemy import select
 
-    done = dag.test(logical_date=logical_date, mark_success_pattern=skip)
+    done = dag.test(logical_date=logical_date, run_conf=conf, mark_success_pattern=skip)
     with create_session() as session:
         tasks = session.scalars(select(TaskInstance).where(TaskInstance.run_id == done.run_id)).all()
         return {
@@ -151,7 +151,7 @@ def main(orders: Path, result: Path) -> None:
         if "describe" in order:
             results.append(describe())
         elif "run" in order:
-            results.append(run(order["run"], order["date"], order.get("skip")))
+            results.append(run(order["run"], order["date"], order.get("skip"), order.get("conf")))
         else:
             results.append(backfill(order["backfill"], order["from"], order["to"], order.get("skip")))
     result.write_text(json.dumps(results), encoding="utf-8")

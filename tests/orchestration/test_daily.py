@@ -6,10 +6,12 @@ again; and of the tasks that only tell how a node of the build ended, those of t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from doubles.listenbrainz import Fault, ListenBrainzDouble, listen
@@ -23,7 +25,7 @@ pytestmark = pytest.mark.integration
 
 USERS = ["ann", "bob"]
 BROKEN = "marts.user_daily_hours"
-BUILDING = r"dbt\..*|marts|export|freshness"
+BUILDING = r"dbt\..*|export|freshness"
 OTHER_NODES = r"dbt\.(?!dbt_|listen_events\.|daily_top\.).*"
 TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 DAYS = [TODAY - timedelta(days=back) for back in (6, 5, 4)]
@@ -165,6 +167,39 @@ def test_a_backfill_of_three_days_has_the_same_marts(
     assert [(run["run_type"], run["state"]) for run in runs] == [("backfill", "success")] * 3
     build(other)
     assert marts_of(other) == story.marts
+
+
+def test_the_other_dags_run_on_what_the_daily_one_has_built(
+    story: Story, ask: Any, environment: dict[str, str], api: ListenBrainzDouble
+) -> None:
+    """What their functions do has tests of its own; the build and the docs, slow and run elsewhere, are left out."""
+    settings, date = story.daily, DAYS[-1].isoformat()
+    for day in DAYS:
+        api.add("cid", heard_on(day, "cid"))
+    conf = {"users": ["cid"], "from_day": f"{DAYS[0]:%Y-%m-%d}", "to_day": f"{DAYS[1]:%Y-%m-%d}"}
+    refused = "select payload from raw.quarantine where user_name = 'cid'"
+    execute(
+        settings,
+        """
+        insert into raw.quarantine
+        values ('listenbrainz', null, null, 'cid', 'no artist', %s, %s, now() - interval '91 days', 'load')
+        """,
+        [json.dumps({"listened_at": 1_600_000_000, "track_metadata": {"track_name": "of long ago"}}), UUID(int=1)],
+    )
+    done = ask(
+        settings,
+        {"run": "music_pulse_backfill", "date": date, "conf": conf, "skip": BUILDING},
+        {"run": "trending_refresh", "date": date},
+        {"run": "warehouse_maintenance", "date": date},
+        {"run": "data_quality", "date": date, "skip": "freshness|docs"},
+        **environment,
+    )
+    assert [run["state"] for run in done] == ["success"] * 4
+    assert done[1]["tasks"] == {"refresh_trending[-1]": ["success", 1]}
+    [(landed,)] = query(settings, "select count(*) from raw.listens where user_name = 'cid'")
+    assert landed == sum(len(heard_on(day, "cid")) for day in DAYS[:2])
+    assert query(settings, refused) == [('{"listened_at": 1600000000}',)]
+    assert query(settings, "select count(*) > 0 from pg_stat_user_tables where last_vacuum is not null") == [(True,)]
 
 
 def marts_of(settings: Settings) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from datetime import UTC, date, datetime
 
@@ -36,6 +37,16 @@ def test_a_backfill_is_cut_into_months_newest_first_without_a_gap() -> None:
 def test_one_day_is_one_piece() -> None:
     [piece] = steps.months(["ann"], date(2026, 2, 1), date(2026, 2, 1))
     assert piece["end"] - piece["start"] == 86_400
+
+
+def test_what_we_log_is_in_the_log_of_the_task_with_its_level_and_without_secrets(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    record = logging.LogRecord("music_pulse.run", logging.INFO, __file__, 1, "read with %s", ("token=abc",), None)
+    rules.TaskLog().emit(record)
+    assert [(one.name, one.levelname, one.getMessage()) for one in caplog.records] == [
+        ("music_pulse.run", "INFO", "read with token=***")
+    ]
 
 
 def test_what_trying_again_does_not_mend_fails_at_once(warehouse: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
