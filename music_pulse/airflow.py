@@ -44,7 +44,8 @@ _START_SECONDS = 300.0  # the first start makes the database
 _STOP_SECONDS = 30.0
 
 _AIRFLOW = """
-import ctypes, sys
+import ctypes, sys, warnings
+warnings.filterwarnings("ignore", "Could not import graphviz")  # only a command that draws needs it
 if sys.platform == "linux":
     ctypes.CDLL(None).prctl(1, 15)  # PR_SET_PDEATHSIG: no Airflow outlives the one who watches it
 sys.argv[0] = "airflow"
