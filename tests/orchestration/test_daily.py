@@ -182,7 +182,9 @@ def test_the_other_dags_run_on_what_the_daily_one_has_built(
         settings,
         """
         insert into raw.quarantine
-        values ('listenbrainz', null, null, 'cid', 'no artist', %s, %s, now() - interval '91 days', 'load')
+        select
+            'listenbrainz', null, null, 'cid', 'no artist', %s, %s, now() - interval '91 days', max(_dlt_load_id)
+        from raw.listens
         """,
         [json.dumps({"listened_at": 1_600_000_000, "track_metadata": {"track_name": "of long ago"}}), UUID(int=1)],
     )
