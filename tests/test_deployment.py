@@ -169,8 +169,10 @@ def test_dockerfile_copies_no_secrets() -> None:
 
 
 def test_the_image_is_filled_with_what_the_stream_needs(tmp_path: Path) -> None:
-    """The jars are those of the tests' own cache: nothing is downloaded here."""
-    (tmp_path / "jars").symlink_to(ROOT / ".cache" / "jars")
+    """The jars are those of the tests' own cache: each is downloaded once."""
+    cache = ROOT / ".cache" / "jars"
+    cache.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "jars").symlink_to(cache)
     subprocess.run([sys.executable, ROOT / "deploy" / "prepare_image.py", tmp_path], check=True, cwd=ROOT)
     shown = subprocess.run([tmp_path / "java" / "bin" / "java", "--version"], capture_output=True, text=True)
     assert shown.returncode == 0

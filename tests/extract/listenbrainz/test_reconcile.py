@@ -213,7 +213,7 @@ def test_a_page_that_is_cached_is_not_believed(settings: Settings, api: ListenBr
 def test_a_count_that_does_not_know_the_last_minutes_starts_no_search(
     settings: Settings, api: ListenBrainzDouble
 ) -> None:
-    api.add("Rob", [listen(NOW - 10, "Just now")])
+    api.add("Rob", [listen(int(time.time()) - 10, "Just now")])
     extract_listenbrainz(settings, ["rob"])
     api.miscount["rob"] = -1
     done = reconcile(settings)
@@ -224,7 +224,7 @@ def test_a_count_that_does_not_know_the_last_minutes_starts_no_search(
 def test_a_count_that_does_not_know_a_new_users_first_listens_is_no_lost_history(
     settings: Settings, api: ListenBrainzDouble
 ) -> None:
-    api.add("ann", [listen(NOW - 10)])
+    api.add("ann", [listen(int(time.time()) - 10)])
     extract_listenbrainz(settings, ["ann"])
     api.miscount["ann"] = -1
     [done] = reconcile_listenbrainz(settings, ["ann"])

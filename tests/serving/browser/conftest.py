@@ -108,9 +108,9 @@ def site(make_warehouse: MakeWarehouse, tmp_path_factory: pytest.TempPathFactory
         assert not thread.is_alive()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Headless Chromium, as it is installed."""
+    """Headless Chromium, as it is installed. Not for the session: Playwright occupies this thread's event loop."""
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     assert program, "the tests of the page need Chromium: make test installs it"
     with sync_playwright() as playwright:
