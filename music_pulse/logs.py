@@ -45,6 +45,14 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry, ensure_ascii=False)
 
 
+class _LogFile(RotatingFileHandler):
+    """Says nothing where a disk is full: that costs lines of the file, and the console has what matters."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
 class ConsoleFormatter(logging.Formatter):
     """`12:34:56 message`, with the level where it isn't INFO."""
 
@@ -66,9 +74,7 @@ def configure_logging(home: Path, console_level: str = "INFO", console: logging.
     handlers: list[logging.Handler] = [console]
     try:
         (home / "logs").mkdir(parents=True, exist_ok=True)
-        file = RotatingFileHandler(
-            home / "logs" / "pulse.jsonl", maxBytes=10_000_000, backupCount=5, encoding="utf-8", delay=True
-        )
+        file = _LogFile(home / "logs" / "pulse.jsonl", maxBytes=10_000_000, backupCount=5, encoding="utf-8", delay=True)
         file.setFormatter(JsonFormatter())
         handlers.append(file)
     except OSError as error:

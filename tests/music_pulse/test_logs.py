@@ -43,3 +43,13 @@ def test_a_folder_that_cannot_be_written_costs_the_file_and_not_the_run(tmp_path
     (tmp_path / "logs").write_text("in the way")
     configure_logging(tmp_path)
     logging.getLogger("music_pulse").info("still here")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_costs_the_files_lines_and_no_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "pulse.jsonl").symlink_to("/dev/full")
+    configure_logging(tmp_path, "WARNING")
+    logging.getLogger("extract.somewhere").warning("told all the same")
+    assert capsys.readouterr().err.rstrip().endswith("warning: told all the same")
+    configure_logging(tmp_path / "another")
