@@ -178,7 +178,8 @@ def test_a_replayed_history_is_landed_once_however_often(
     assert sink.wait(60) == 0
     landed = query(
         demo,
-        "select listen_id from raw.stream_listens where user_name not like 'synthetic%' and user_name not like 'person %'",
+        "select listen_id from raw.stream_listens"
+        " where user_name not like 'synthetic%' and user_name not like 'person %'",
     )
     assert {row[0] for row in landed} == expected
     assert len(landed) == len(expected)
