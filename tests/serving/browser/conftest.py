@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -11,16 +10,13 @@ from uuid import uuid4
 
 import pyarrow as pa
 import pytest
-import uvicorn
 from helpers import MakeWarehouse, build, listen, load, sample_lines
 from playwright.sync_api import Browser, Page, sync_playwright
+from web_server import running
 
-from music_pulse import transform
 from music_pulse.database import connect
 from music_pulse.serve import ingest
 from music_pulse.settings import Settings
-from serving.app import create_app
-from serving.server import Protocol, address_of, bound_socket
 from streaming.trending_rules import TrendingRules
 from streaming.trending_sink import Changes, TrendingSink
 
@@ -92,20 +88,8 @@ def site(make_warehouse: MakeWarehouse, tmp_path_factory: pytest.TempPathFactory
     settings = make_warehouse()
     load(settings, tmp_path_factory.mktemp("loads"), [*sample_lines(), *HOSTILE])
     build(settings)
-    with bound_socket("127.0.0.1", 0) as bound, ingest(settings, name="page") as into:
-        app = create_app(settings, into, transform.target_path(settings))
-        config = uvicorn.Config(
-            app, http=Protocol, ws="none", lifespan="on", log_config=None, timeout_graceful_shutdown=1
-        )
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
-        thread.start()
-        while not server.started and thread.is_alive():
-            time.sleep(0.05)
-        yield Site(address_of(bound), settings)
-        server.should_exit = True
-        thread.join(30)
-        assert not thread.is_alive()
+    with ingest(settings, name="page") as into, running(settings, into) as address:
+        yield Site(address, settings)
 
 
 @pytest.fixture(scope="module")
