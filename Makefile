@@ -27,22 +27,22 @@ serve: .venv/.serving ## the page, the API and the ingest endpoint on 127.0.0.1 
 test: .venv/.all browser promtool ## the whole test suite (ARGS="-k name" for a part)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
-browser:
-	@for program in chromium chromium-browser google-chrome; do command -v $$program >/dev/null && exit 0; done; \
+# A program that is no Python package: $(1) what it may be called, $(2) the Debian package, $(3) which tests need it.
+define program
+	@for program in $(1); do command -v $$program >/dev/null && exit 0; done; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		echo "installing Chromium, for the tests of the page"; \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium >/dev/null; \
+		echo "installing $(2), for $(3)"; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(2) >/dev/null; \
 	else \
-		echo "error: the tests of the page need Chromium: install it (Debian: apt-get install chromium)" >&2; exit 1; \
+		echo "error: $(3) need $(firstword $(1)): install it (Debian: apt-get install $(2))" >&2; exit 1; \
 	fi
+endef
+
+browser:
+	$(call program,chromium chromium-browser google-chrome,chromium,the tests of the page)
 
 promtool:
-	@command -v promtool >/dev/null || { if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		echo "installing promtool, for the tests of the alert rules"; \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends prometheus >/dev/null; \
-	else \
-		echo "error: the tests of the alert rules need promtool: install it (Debian: apt-get install prometheus)" >&2; exit 1; \
-	fi; }
+	$(call program,promtool,prometheus,the tests of the alert rules)
 
 lint: .venv/.all ## ruff, mypy, import-linter, sqlfluff, and dbt parse
 	$(BIN)/ruff check .
