@@ -15,7 +15,9 @@ from pathlib import Path
 RUN_ID_VARIABLE = "PULSE_RUN_ID"
 """Child processes (dbt, dlt's workers) inherit the run id through it."""
 
-_OURS = ("music_pulse", "extract", "streaming", "serving", "orchestration")
+OUR_LOGGERS = ("music_pulse", "extract", "streaming", "serving", "orchestration")
+"""What `configure_logging` sets up."""
+
 _SECRET = re.compile(r"(://[^:/@\s]+:)[^@\s]+(@)|((?:password|token|secret)[\"']?\s*[=:]\s*[\"']?)[^\s\"'&,}]+", re.I)
 
 
@@ -79,7 +81,7 @@ def configure_logging(home: Path, console_level: str = "INFO", console: logging.
         handlers.append(file)
     except OSError as error:
         logging.getLogger(__name__).warning("no log file: %s", error)
-    for name in _OURS:
+    for name in OUR_LOGGERS:
         logger = logging.getLogger(name)
         logger.handlers = list(handlers)
         logger.setLevel(logging.DEBUG)

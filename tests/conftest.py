@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -13,6 +14,7 @@ from helpers import MakeWarehouse
 
 from music_pulse import stack
 from music_pulse.embedded import postgres
+from music_pulse.logs import OUR_LOGGERS
 from music_pulse.settings import Settings
 
 _numbers = itertools.count(1)
@@ -34,6 +36,16 @@ def _forget_settings(patch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("PULSE_"):
             patch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_they_were() -> Iterator[None]:
+    """A command that runs in the test's process sets our loggers up for itself; the next test's stay untouched."""
+    loggers = [logging.getLogger(name) for name in OUR_LOGGERS]
+    before = [(logger.handlers, logger.level, logger.propagate) for logger in loggers]
+    yield
+    for logger, (logger.handlers, level, logger.propagate) in zip(loggers, before, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,8 @@
 """JSON arrays of any size -> the bytes of their elements, a chunk at a time.
 
 A chunk is cut between two elements and taken apart whole, in C. Where it can be cut, the first key of the elements
-tells: brackets around a chunk make an array only if it is cut at its own level, so a wrong guess can't pass.
+tells: brackets around a chunk make an array only if it is cut at its own level, so a wrong guess can't pass. Only a
+chunk in which something is no JSON is cut by counting brackets.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import IO
+from typing import IO, NamedTuple
 
 import msgspec
 
@@ -30,8 +31,11 @@ _FIRST_KEY = re.compile(rb'\s*\{\s*("(?:[^"\\]|\\.)*")')
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
 _ANY_BOUNDARY = re.compile(rb"\}(?=\s*,\s*\{)")
 _STARTS = 3
+_NESTED = 8
 _CANDIDATES = 50
 _WINDOW = 1 << 16
+_PIECES = 100
+"""Pieces of one element, cut where another might begin, that are put together again before it counts as broken."""
 
 _decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -63,15 +67,14 @@ def array_elements(file: IO[bytes], paths: Sequence[Path] = ((),)) -> Iterator[l
     count = 0
     while more := file.read(CHUNK):
         data += more
-        cut = _last_boundary(data, boundary)
-        if cut is None:
+        elements, end = _elements_before(data, boundary)
+        if not elements:
             if len(data) > MAX_ELEMENT:
                 raise InputError(f"record {count + 1} is longer than {MAX_ELEMENT >> 20} MB")
             continue
-        elements = _array_at(b"[%b]" % data[:cut]) or _parts(data[:cut], boundary)
         yield elements
         count += len(elements)
-        data = data[cut:].lstrip().removeprefix(b",")
+        data = _without_comma(data[end:])
     yield _last_elements(prefix, data, path, boundary, count)
 
 
@@ -85,21 +88,44 @@ def _array_at(document: bytes | msgspec.Raw, path: Path = ()) -> list[Element] |
         return None
 
 
-def _last_boundary(data: bytes, boundary: re.Pattern[bytes]) -> int | None:
-    """Return the end of the last element that another one follows."""
+def _elements_before(data: bytes, boundary: re.Pattern[bytes]) -> tuple[list[Element], int]:
+    """Return the elements of a chunk that others follow, and where the last of them ends."""
+    ends: list[int] = []
     for start in (max(len(data) - _WINDOW, 0), 0):
-        found = [match.end() for match in boundary.finditer(data, start)]
-        if found:
-            return found[-1]
-    # Elements whose first keys differ: try, from the right, what could be an end.
-    candidates = [match.end() for match in _ANY_BOUNDARY.finditer(data)][-_CANDIDATES:]
-    return next((end for end in reversed(candidates) if _array_at(b"[%b]" % data[:end]) is not None), None)
+        ends = ends or [match.end() for match in boundary.finditer(data, start)]
+    # Elements whose first keys differ have ends that only trying finds.
+    others = [] if ends else [match.end() for match in _ANY_BOUNDARY.finditer(data)]
+    for end in reversed(ends[-_NESTED:] or others[-_CANDIDATES:]):
+        if (elements := _array_at(b"[%b]" % data[:end])) is not None:
+            return elements, end
+    parts, end = [], 0
+    for part in _parts(data, [match.end() for match in boundary.finditer(data)] if ends else []):
+        if part.is_open:
+            break
+        parts.append(part.data)
+        end = part.end
+    return parts, end
 
 
-def _parts(data: bytes, boundary: re.Pattern[bytes]) -> list[Element]:
-    """Cut a chunk in which something is no JSON at every boundary."""
-    ends = [*(match.end() for match in boundary.finditer(data)), len(data)]
-    return [data[start:end].strip().removeprefix(b",").lstrip() for start, end in zip([0, *ends], ends, strict=False)]
+class _Part(NamedTuple):
+    data: bytes
+    end: int
+    is_open: bool
+    """No end was found that closes all of its brackets."""
+
+
+def _parts(data: bytes, ends: Sequence[int]) -> Iterator[_Part]:
+    """Cut where all brackets are closed, at one of `ends` (ascending); where none does, at the next of them.
+
+    An element that holds objects like itself has ends within. One that lacks a bracket must not swallow the others.
+    """
+    start = first = 0
+    while first < len(ends):
+        near = ends[first : first + _PIECES]
+        closed = next((number for number, end in enumerate(near) if _is_closed(data[start:end])), None)
+        number = first + (closed or 0)
+        part, start, first = data[start : ends[number]], ends[number], number + 1
+        yield _Part(_without_comma(part), start, closed is None and len(near) < _PIECES)
 
 
 def _last_elements(prefix: bytes, data: bytes, path: Path, boundary: re.Pattern[bytes], count: int) -> list[Element]:
@@ -107,15 +133,33 @@ def _last_elements(prefix: bytes, data: bytes, path: Path, boundary: re.Pattern[
     elements = _array_at(prefix + data, path)
     if elements is not None:
         return elements
-    *parts, last = _parts(data, boundary)
-    elements = _array_at(prefix + bytes(last), path)
-    if elements is not None:
-        return [*parts, *elements]
-    # An element that is no JSON is told from a file cut off by the brackets that close it and the document.
-    end = re.search(rb"\]\s*" + rb"\}\s*" * len(path) + rb"\Z", bytes(last))
-    if end is None or not _is_closed(bytes(last)[: end.start()]):
+    parts: list[Element] = []
+    rest = data
+    for part in _parts(data, [match.end() for match in boundary.finditer(data)]):
+        if part.is_open and (elements := _end_of_document(prefix, rest, path)) is not None:
+            return [*parts, *elements]
+        parts.append(part.data)
+        rest = _without_comma(data[part.end :])
+    elements = _end_of_document(prefix, rest, path)
+    if elements is None:
         raise InputError(f"ends in the middle, in record {count + len(parts) + 1}: damaged, or still being written")
-    return [*parts, bytes(last)[: end.start()].strip()]
+    return [*parts, *elements]
+
+
+def _end_of_document(prefix: bytes, data: bytes, path: Path) -> list[Element] | None:
+    """Return the last elements; None where the document is cut off.
+
+    An element that is no JSON is told from a file cut off by the brackets that close it and the document.
+    """
+    elements = _array_at(prefix + data, path)
+    if elements is not None:
+        return elements
+    end = re.search(rb"\]\s*" + rb"\}\s*" * len(path) + rb"\Z", data)
+    return [data[: end.start()].strip()] if end and _is_closed(data[: end.start()]) else None
+
+
+def _without_comma(data: bytes) -> bytes:
+    return data.lstrip().removeprefix(b",").lstrip()
 
 
 def _is_closed(element: bytes) -> bool:

@@ -66,6 +66,29 @@ def test_an_element_that_is_no_json_comes_as_it_stands_beside_the_others() -> No
     assert read(b"[" + b",\n".join(parts) + b"]", chunk=500) == parts
 
 
+NESTED = {"id": 1, "in": [{"id": 2}, {"id": 3, "in": [{"id": 4}, {"id": 5}]}, {"id": 6}]}
+
+
+@pytest.mark.parametrize("chunk", range(20, 140, 7))
+def test_an_element_that_holds_elements_like_itself_is_not_cut(chunk: int) -> None:
+    assert decoded(json.dumps([NESTED] * 9).encode(), chunk=chunk) == [NESTED] * 9
+
+
+@pytest.mark.parametrize("chunk", [20, 64, 300, 1 << 20])
+@pytest.mark.parametrize("position", [0, 1, 4, 7, 8])
+@pytest.mark.parametrize(
+    "bad", ['{"id": 1, nonsense}', '{"id": 1, "in": [{"id": 2}, {"id": nonsense}]}', '{"id": 1, "in": [3}']
+)
+def test_beside_an_element_that_is_no_json_the_others_stay_whole(bad: str, position: int, chunk: int) -> None:
+    parts = [json.dumps(NESTED).encode()] * 9
+    parts[position] = bad.encode()
+    if position == 8 and bad.endswith("[3}"):
+        with pytest.raises(InputError, match="ends in the middle, in record 9"):
+            read(b"[" + b", ".join(parts) + b"]", chunk=chunk)
+    else:
+        assert read(b"[" + b", ".join(parts) + b"]", chunk=chunk) == parts
+
+
 @pytest.mark.parametrize("cut", [1, 2, 40, 400])
 @pytest.mark.parametrize("chunk", [64, 1 << 20])
 def test_a_document_that_ends_in_the_middle_is_refused(cut: int, chunk: int) -> None:
