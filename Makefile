@@ -25,7 +25,7 @@ serve: .venv/.serving ## the page, the API and the ingest endpoint on 127.0.0.1 
 	$(BIN)/pulse serve $(ARGS)
 
 test: .venv/.all browser promtool ## the whole test suite (ARGS="-k name" for a part)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # A program that is no Python package: $(1) what it may be called, $(2) the Debian package, $(3) which tests need it.
 define program

@@ -80,3 +80,9 @@ def warehouse(make_warehouse: MakeWarehouse) -> Settings:
 def module_warehouse(make_warehouse: MakeWarehouse) -> Settings:
     """A fresh database that the tests of a module share."""
     return make_warehouse()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the slow files, so that no worker is left alone with one of them at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("integration")}
+    items.sort(key=lambda item: item.path not in slow)
