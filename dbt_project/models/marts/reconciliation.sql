@@ -32,29 +32,30 @@ counts as (
 
 ),
 
+-- Counted before they are joined: far fewer rows than listens.
 landed as (
 
     select
-        rows_of_user.user_id,
-        sum(rows_of_user.landed) as landed
+        counted.user_id,
+        sum(counted.landed) as landed
     from (
         select
-            listens.user_id,
+            user_id,
+            load_id,
             count(*) as landed
-        from {{ ref('stg_batch__listens') }} as listens
-        inner join loads on listens.load_id = loads.load_id
-        {{ and_is_touched('listens.user_id') }}
-        group by listens.user_id
+        from {{ ref('stg_batch__listens') }}
+        group by user_id, load_id
         union all
         select
-            listens.user_id,
+            user_id,
+            load_id,
             count(*) as landed
-        from {{ ref('stg_stream__listens') }} as listens
-        inner join loads on listens.load_id = loads.load_id
-        {{ and_is_touched('listens.user_id') }}
-        group by listens.user_id
-    ) as rows_of_user
-    group by rows_of_user.user_id
+        from {{ ref('stg_stream__listens') }}
+        group by user_id, load_id
+    ) as counted
+    inner join loads on counted.load_id = loads.load_id
+    {{ and_is_touched('counted.user_id') }}
+    group by counted.user_id
 
 ),
 

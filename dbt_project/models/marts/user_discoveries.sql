@@ -9,9 +9,12 @@ found as (
         min(daily.day) as first_day
     from {{ ref('user_daily_tracks') }} as daily
     {%- if not rebuilds_all() %}
-    -- What the pre-hook took out, and who is new.
+    -- What the pre-hook took out, and who is new: none was found before the first
+    -- day that the changes touch.
     where
-        exists ({{ pending_changes() }})
+        daily.day between
+        (select min(changed.day) from ({{ changed_listens() }}) as changed)
+        and cast('infinity' as date)
         and not exists (
             select 1
             from {{ this }} as known
