@@ -72,9 +72,12 @@ setup-all: .venv/.all ## make .venv with everything (Spark, Kafka, Airflow, test
 	@$(PYTHON) -m pip --python $(BIN)/python install --quiet --disable-pip-version-check --require-hashes -r requirements/setup.txt
 	@touch $@
 
+# dbt's parse of the project is what each new database takes over (music_pulse/parsed.py).
 .venv/.batch: .venv/.uv requirements/batch.txt pyproject.toml
 	$(BIN)/uv pip install --quiet --compile-bytecode --require-hashes -r requirements/batch.txt
 	@$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
+	@DBT_TARGET_PATH=$(CURDIR)/dbt_project/target $(BIN)/dbt --quiet --log-level-file none parse \
+		--project-dir $(CURDIR)/dbt_project --profiles-dir $(CURDIR)
 	@touch $@
 
 .venv/.streaming: .venv/.batch requirements/streaming.txt
