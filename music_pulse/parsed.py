@@ -28,7 +28,7 @@ def take_over(shipped: Path = _PROJECT / "target") -> None:
 
 
 def _as_of_this_connection(parse: bytes) -> bytes:
-    import msgpack
+    import msgpack  # type: ignore[import-untyped]
     from dbt.adapters.postgres.connections import PostgresCredentials
     from dbt.artifacts.resources.base import FileHash
     from dbt.config.profile import Profile, read_profile
