@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
@@ -22,12 +23,18 @@ from streaming.client.records import Partition
 log = logging.getLogger(__name__)
 
 
-_COORDINATOR_MOVES = {
+_MOVES = {
     KafkaError.NOT_COORDINATOR,
     KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
     KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.FENCED_LEADER_EPOCH,
+    KafkaError.UNKNOWN_LEADER_EPOCH,
 }
-"""The group's coordinator is being found: soon it answers."""
+"""Who answers for the group, or the partition, is being found, as after a broker's start: soon somebody does."""
+
+T = TypeVar("T")
 
 
 class Lag(NamedTuple):
@@ -48,8 +55,10 @@ def measure_lag(config: KafkaConfig, groups: Iterable[str], topics: Sequence[str
     partitions = [Partition(topic, number) for topic in topics for number in range(found[topic])]
     admin = AdminClient(config.confluent(), logger=LibrdkafkaLog())
     try:
-        starts = _ends(admin, config, partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
-        ends = _ends(admin, config, partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+        starts, ends = (
+            _patiently(partial(_ends, admin, config, partitions, spec), config.connect_timeout)
+            for spec in (OffsetSpec.earliest(), OffsetSpec.latest())  # type: ignore[no-untyped-call]
+        )
         lags = []
         for group in groups:
             committed = _committed(config, group, partitions)
@@ -79,19 +88,24 @@ def _committed(config: KafkaConfig, group: str, partitions: Sequence[Partition])
     options = {**config.confluent(), "group.id": group, "enable.auto.commit": False}
     consumer = Consumer(options, logger=LibrdkafkaLog())
     wanted = [TopicPartition(*partition) for partition in partitions]
-    deadline = time.monotonic() + config.connect_timeout
     try:
-        for delay in delays():
-            try:
-                found = consumer.committed(wanted, timeout=config.connect_timeout)
-                return {Partition(place.topic, place.partition): place.offset for place in found if place.offset >= 0}
-            except KafkaException as error:
-                if error.args[0].code() not in _COORDINATOR_MOVES or time.monotonic() + delay > deadline:
-                    raise
-                time.sleep(delay)
-        raise AssertionError("delays never end")
+        found = _patiently(lambda: consumer.committed(wanted, timeout=config.connect_timeout), config.connect_timeout)
+        return {Partition(place.topic, place.partition): place.offset for place in found if place.offset >= 0}
     finally:
         consumer.close()
+
+
+def _patiently(ask: Callable[[], T], patience: float) -> T:
+    """Ask again for `patience` seconds while leaders or coordinators move."""
+    deadline = time.monotonic() + patience
+    for delay in delays():
+        try:
+            return ask()
+        except KafkaException as error:
+            if error.args[0].code() not in _MOVES or time.monotonic() + delay > deadline:
+                raise
+            time.sleep(delay)
+    raise AssertionError("delays never end")
 
 
 class LagCollector(Collector):

@@ -4,6 +4,7 @@ import threading
 from dataclasses import replace
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 from prometheus_client import CollectorRegistry, generate_latest
 from streams import MakeTopic, unique
 
@@ -16,6 +17,7 @@ from streaming.client import (
     LagCollector,
     Partition,
     UnknownTopicError,
+    lag,
     measure_lag,
 )
 
@@ -54,6 +56,20 @@ def test_markers_of_transactions_count_for_at_most_two(config: KafkaConfig, make
                 stop.set()
     [lag] = measure_lag(config, [group], [topic])
     assert lag.events <= 2
+
+
+def test_a_broker_that_is_still_finding_its_leaders_is_asked_again() -> None:
+    answers = [KafkaError.UNKNOWN_LEADER_EPOCH, KafkaError.NOT_LEADER_FOR_PARTITION]
+
+    def ask() -> str:
+        if answers:
+            raise KafkaException(KafkaError(answers.pop()))
+        return "answered"
+
+    assert lag._patiently(ask, patience=30) == "answered"
+    answers.append(KafkaError.TOPIC_AUTHORIZATION_FAILED)
+    with pytest.raises(KafkaException):
+        lag._patiently(ask, patience=30)
 
 
 def test_prometheus_is_told_at_each_scrape(config: KafkaConfig, make_topic: MakeTopic, group: str) -> None:
