@@ -133,7 +133,7 @@ class RowBuilder:
         for number, line in enumerate(lines, first):
             if not line:
                 continue
-            digest = md5(line, usedforsecurity=False).digest()
+            digest = md5(line).digest()
             if digest in known:
                 continue
             try:
@@ -230,7 +230,7 @@ def listens_table(
 def canonical(listen: Any) -> tuple[bytes, bytes]:
     """Return a decoded listen as JSON with sorted keys, and the hash by which raw knows that payload."""
     payload = to_json(listen).encode()
-    return payload, md5(payload, usedforsecurity=False).digest()
+    return payload, md5(payload).digest()
 
 
 def user_named(payload: str) -> str | None:

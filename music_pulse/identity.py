@@ -9,16 +9,18 @@ An id is the md5 of its parts, UTF-8, joined by U+001F, as a UUID.
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 from uuid import UUID
 
 try:  # CPython's own: for a text as short as these, OpenSSL's takes twice as long
     from _md5 import md5 as md5  # type: ignore[import-not-found, unused-ignore]
 except ImportError:
-    from hashlib import md5 as md5
+    md5 = partial(hashlib.md5, usedforsecurity=False)
 
 SEPARATOR = "\x1f"
 
@@ -50,7 +52,7 @@ def _digest(*parts: str) -> UUID:
 
 
 def _md5(data: bytes) -> bytes:
-    digest: bytes = md5(data, usedforsecurity=False).digest()
+    digest: bytes = md5(data).digest()
     return digest
 
 
@@ -63,8 +65,6 @@ class Track(NamedTuple):
     track_id: bytes
     artist_key: str
     track_key: str
-    suffix: bytes
-    """The end of the string that `listen_id` hashes."""
 
 
 @dataclass(frozen=True)
@@ -103,10 +103,16 @@ class _Numbers(dict[tuple[str, str], int]):
     def __init__(self) -> None:
         super().__init__()
         self.tracks: list[Track] = []
+        self.suffixes: list[bytes] = []
+        """The end of the string that `listen_id` hashes, of each track."""
 
     def __missing__(self, names: tuple[str, str]) -> int:
+        artist_name, track_name = names
+        artist_key, track_key = key(artist_name), key(track_name)
+        pair = (artist_key + SEPARATOR + track_key).encode()
         number = self[names] = len(self.tracks)
-        self.tracks.append(_track(*names))
+        self.tracks.append(Track(*names, _md5(artist_key.encode()), _md5(pair), artist_key, track_key))
+        self.suffixes.append(SEPARATOR.encode() + pair)
         return number
 
 
@@ -142,23 +148,9 @@ class Identifier:
             self._numbers = _Numbers()
         known, users = self._numbers, self._users
         numbers = [known[names] for names in zip(artist_names, track_names, strict=True)]
-        tracks = known.tracks
+        suffixes = known.suffixes
         listens = [
-            md5(users[user] + b"%d" % second + tracks[number].suffix, usedforsecurity=False).digest()
+            md5(b"%b%d%b" % (users[user], second, suffixes[number])).digest()
             for user, second, number in zip(user_names, listened_at, numbers, strict=True)
         ]
-        return Identities(listens, numbers, tracks)
-
-
-def _track(artist_name: str, track_name: str) -> Track:
-    artist_key, track_key = key(artist_name), key(track_name)
-    pair = artist_key + SEPARATOR + track_key
-    return Track(
-        artist_name=artist_name,
-        track_name=track_name,
-        artist_id=_md5(artist_key.encode()),
-        track_id=_md5(pair.encode()),
-        artist_key=artist_key,
-        track_key=track_key,
-        suffix=(SEPARATOR + pair).encode(),
-    )
+        return Identities(listens, numbers, known.tracks)

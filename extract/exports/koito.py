@@ -12,8 +12,9 @@ import re
 
 import msgspec
 
+from extract.exports.caches import ABSENT, MBIDS, parts
 from extract.exports.format import Format, Head, json_reader
-from extract.exports.plays import MBIDS, Moment, Play, length_ms
+from extract.exports.plays import Moment, Values, length_ms, utc_seconds_of
 from music_pulse.listens import to_json
 
 _PATH = ("listens",)
@@ -38,35 +39,38 @@ class Listen(msgspec.Struct, gc=False):
     """One play."""
 
     listened_at: Moment
-    track: Entity
-    artists: list[Entity] | None = None
-    album: Entity | None = None
+    track: msgspec.Raw
+    artists: msgspec.Raw = ABSENT
+    album: msgspec.Raw = ABSENT
     client: str | None = None
 
 
-def to_play(listen: Listen) -> Play:
-    """Read one listen; several artists become one name."""
-    track, album, artists = listen.track, listen.album, listen.artists or []
-    if len(artists) == 1:
-        name, mbid = _name(artists[0]), artists[0].mbid
-        mbids = f'["{mbid}"]' if MBIDS[mbid] else None
-    else:
-        name = ", ".join(filter(None, map(_name, artists))) or None
-        # A list with a gap would name other artists than the listen.
-        known = [artist.mbid for artist in artists if MBIDS[artist.mbid]]
-        mbids = to_json(known) if known and len(known) == len(artists) else None
-    return Play(
-        int(listen.listened_at.timestamp()),
-        name,
-        _name(track),
-        _name(album) if album else None,
-        length_ms(track.duration),
+def to_play(listen: Listen) -> Values:
+    """Read one listen."""
+    track_name, length, track_mbid = _TRACKS[bytes(listen.track)]
+    artist_name, artist_mbids = _ARTISTS[bytes(listen.artists)]
+    album_name, album_mbid = _ALBUMS[bytes(listen.album)]
+    return (
+        utc_seconds_of(listen.listened_at),
+        artist_name,
+        track_name,
+        album_name,
+        length,
         None,
-        MBIDS[track.mbid],
-        MBIDS[album.mbid] if album else None,
-        mbids,
+        track_mbid,
+        album_mbid,
+        artist_mbids,
         listen.client or None,
+        None,
     )
+
+
+def _artists(artists: list[Entity] | None) -> tuple[str | None, str | None]:
+    """Return one name of all artists, and their MBIDs as a JSON list."""
+    name = ", ".join(filter(None, map(_name, artists or []))) or None
+    mbids = [artist.mbid for artist in artists or [] if MBIDS[artist.mbid]]
+    # A list with a gap would name other artists than the listen.
+    return name, to_json(mbids) if mbids and len(mbids) == len(artists or []) else None
 
 
 def _name(entity: Entity) -> str | None:
@@ -77,6 +81,11 @@ def _name(entity: Entity) -> str | None:
         if alias.is_primary:
             return alias.alias or None
     return entity.aliases[0].alias or None
+
+
+_TRACKS = parts("track", Entity, lambda track: (_name(track), length_ms(track.duration), MBIDS[track.mbid]))
+_ALBUMS = parts("album", Entity | None, lambda album: (_name(album), MBIDS[album.mbid]) if album else (None, None))
+_ARTISTS = parts("artists", list[Entity] | None, _artists)
 
 
 def _recognises(head: Head) -> bool:

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import re
 
+from extract.exports.caches import MBID_LISTS, MBIDS
 from extract.exports.format import Format, Head, csv_reader
-from extract.exports.plays import MBIDS, Play, utc_seconds_of_words
+from extract.exports.plays import Values, utc_seconds_of_words
 from music_pulse.listens import RefusedListen
 
 _LONG_HEADER = ["uts", "utc_time", "artist", "artist_mbid", "album", "album_mbid", "track", "track_mbid"]
@@ -21,7 +22,7 @@ _SHORT_HEADER = ["artist", "album", "track", "date"]
 _DATE = re.compile(r"\d{1,2} [A-Z][a-z]{2} \d{4},? \d{2}:\d{2}\Z")
 
 
-def to_play(row: list[str]) -> Play | None:
+def to_play(row: list[str]) -> Values | None:
     """Read one row; a track that is still playing has no time."""
     if len(row) == len(_LONG_HEADER):
         return _long_play(row)
@@ -30,11 +31,11 @@ def to_play(row: list[str]) -> Play | None:
     raise RefusedListen(f"not {len(_LONG_HEADER)} or {len(_SHORT_HEADER)} columns")
 
 
-def _long_play(row: list[str]) -> Play | None:
+def _long_play(row: list[str]) -> Values | None:
     uts, _, artist, artist_mbid, album, album_mbid, track, track_mbid = row
     if not uts:
         return None
-    return Play(
+    return (
         int(uts) if uts.isdecimal() else uts,
         artist,
         track,
@@ -43,15 +44,17 @@ def _long_play(row: list[str]) -> Play | None:
         None,
         MBIDS[track_mbid],
         MBIDS[album_mbid],
-        f'["{artist_mbid}"]' if MBIDS[artist_mbid] else None,
+        MBID_LISTS[artist_mbid],
+        None,
+        None,
     )
 
 
-def _short_play(row: list[str]) -> Play | None:
+def _short_play(row: list[str]) -> Values | None:
     artist, album, track, date = row
     if not date:
         return None
-    return Play(utc_seconds_of_words(date), artist, track, album or None)
+    return utc_seconds_of_words(date), artist, track, album or None, None, None, None, None, None, None, None
 
 
 def _is_header(row: list[str]) -> bool:

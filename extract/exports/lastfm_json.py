@@ -14,9 +14,10 @@ from typing import Any
 
 import msgspec
 
+from extract.exports.caches import ABSENT, MBID_LISTS, MBIDS, parts
 from extract.exports.format import Format, Head, json_reader
 from extract.exports.json_array import Element
-from extract.exports.plays import MBIDS, Play
+from extract.exports.plays import Values
 from music_pulse.listens import RefusedListen
 
 _ONE_PAGE = ("recenttracks", "track")
@@ -39,9 +40,9 @@ class Date(msgspec.Struct, gc=False):
 class Track(msgspec.Struct, gc=False):
     """One scrobble."""
 
-    artist: Named
+    artist: msgspec.Raw
     name: str
-    album: Named | None = None
+    album: msgspec.Raw = ABSENT
     mbid: str | None = None
     date: Date | None = None
     attributes: dict[str, Any] | None = msgspec.field(name="@attr", default=None)
@@ -57,24 +58,32 @@ class Page(msgspec.Struct, gc=False):
 _decode_page = msgspec.json.Decoder(Page).decode
 
 
-def to_play(track: Track) -> Play | None:
+def to_play(track: Track) -> Values | None:
     """Read one track; the one that is still playing has no date."""
     if track.date is None:
         if track.attributes and track.attributes.get("nowplaying"):
             return None
         raise RefusedListen("listened_at is missing")
-    uts, artist, album = track.date.uts, track.artist, track.album
-    return Play(
+    uts = track.date.uts
+    artist_name, artist_mbids = _ARTISTS[bytes(track.artist)]
+    album_name, album_mbid = _ALBUMS[bytes(track.album)]
+    return (
         int(uts) if type(uts) is str and uts.isdecimal() else uts,
-        artist.text or artist.name,
+        artist_name,
         track.name,
-        (album.text or None) if album else None,
+        album_name,
         None,
         None,
         MBIDS[track.mbid],
-        MBIDS[album.mbid] if album else None,
-        f'["{artist.mbid}"]' if MBIDS[artist.mbid] else None,
+        album_mbid,
+        artist_mbids,
+        None,
+        None,
     )
+
+
+_ARTISTS = parts("artist", Named, lambda artist: (artist.text or artist.name, MBID_LISTS[artist.mbid]))
+_ALBUMS = parts("album", Named | None, lambda album: (album.text or None, MBIDS[album.mbid]) if album else (None, None))
 
 
 def _tracks(elements: list[Element]) -> list[Element]:

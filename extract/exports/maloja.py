@@ -14,8 +14,9 @@ from typing import Annotated
 
 import msgspec
 
+from extract.exports.caches import parts
 from extract.exports.format import Format, Head, json_reader
-from extract.exports.plays import Play, length_ms
+from extract.exports.plays import Values, length_ms
 from music_pulse.listens import MAX_DURATION_MS, RefusedListen
 
 _PATHS = (("scrobbles",), ("list",))
@@ -41,28 +42,40 @@ class Scrobble(msgspec.Struct, gc=False):
     """One play."""
 
     time: int
-    track: Track
+    track: msgspec.Raw
     duration: Annotated[float, msgspec.Meta(ge=0, le=MAX_DURATION_MS / 1000)] | None = None
     origin: str | None = None
 
 
-def to_play(scrobble: Scrobble) -> Play:
-    """Read one scrobble; several artists become one name."""
-    track, album, played = scrobble.track, scrobble.track.album, scrobble.duration
-    if not track.artists:
-        raise RefusedListen("artists is empty")
-    return Play(
+def to_play(scrobble: Scrobble) -> Values:
+    """Read one scrobble."""
+    played = scrobble.duration
+    artist_name, title, album_name, length = _TRACKS[bytes(scrobble.track)]
+    return (
         scrobble.time,
-        track.artists[0] if len(track.artists) == 1 else ", ".join(track.artists),
-        track.title,
-        (album.albumtitle or album.name or None) if album else None,
-        length_ms(track.length),
+        artist_name,
+        title,
+        album_name,
+        length,
         None if played is None else int(played * 1000),
         None,
         None,
         None,
         scrobble.origin,
+        None,
     )
+
+
+def _track(track: Track) -> tuple[str, str, str | None, int | None]:
+    """Return artist, title, album and length; several artists become one name."""
+    if not track.artists:
+        raise RefusedListen("artists is empty")
+    album = track.album
+    album_name = (album.albumtitle or album.name or None) if album else None
+    return ", ".join(track.artists), track.title, album_name, length_ms(track.length)
+
+
+_TRACKS = parts("track", Track, _track)
 
 
 def _recognises(head: Head) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -14,9 +14,10 @@ from extract.exports.records import Records
 from extract.rows import LISTENS_SCHEMA, RowBuilder, listens_table, timestamps
 from music_pulse.errors import InputError
 from music_pulse.identity import md5
-from music_pulse.listens import MAX_DURATION_MS, MIN_LISTENED_AT, RefusedListen, uuid_bytes, validate
+from music_pulse.listens import MAX_DURATION_MS, MIN_LISTENED_AT, RefusedListen, validate
 
 _EPOCH = datetime(1970, 1, 1)
+_EPOCH_UTC = datetime(1970, 1, 1, tzinfo=UTC)
 _CACHE_SIZE = 200_000
 
 
@@ -40,7 +41,12 @@ class Play(NamedTuple):
     """A JSON object."""
 
 
-ToPlay = Callable[[Any], Play | None]
+Values = tuple[
+    Any, Any, Any, Any, int | None, int | None, bytes | None, bytes | None, str | None, str | None, str | None
+]
+"""The values of a `Play`, as a plain tuple: it is made in an eighth of the time."""
+
+ToPlay = Callable[[Any], Values | None]
 """Makes a play of a record; None for what is no music (a podcast, a track still playing). Raises `RefusedListen`."""
 
 Decode = Callable[[Any], Any]
@@ -63,7 +69,7 @@ class PlayBuilder(RowBuilder):
         passed, values, hashes = self._passed, self._values, self._hashes
         pairs = zip(records.values, records.payloads, strict=True)
         for number, (record, payload) in enumerate(pairs, records.first):
-            digest = md5(payload, usedforsecurity=False).digest()
+            digest = md5(payload).digest()
             try:
                 play = to_play(decode(record))
                 if play is None:
@@ -89,15 +95,16 @@ class PlayBuilder(RowBuilder):
                 values += play
                 hashes.append(digest)
 
-    def _validated(self, play: Play, now: float) -> Play:
+    def _validated(self, play: Values, now: float) -> Values:
         """Return `play` as valid. Raises `RefusedListen`."""
-        metadata = {"artist_name": play.artist_name, "track_name": play.track_name, "release_name": play.album}
-        listen = {"listened_at": play.listened_at, "track_metadata": metadata}
+        listened_at, artist_name, track_name, album, *_ = play
+        metadata = {"artist_name": artist_name, "track_name": track_name, "release_name": album}
+        listen = {"listened_at": listened_at, "track_metadata": metadata}
         valid = validate(listen, now=now, user_name=self.user_name)
         if len(self._passed) > _CACHE_SIZE:
             self._passed.clear()
         self._passed.update((valid.artist_name, valid.track_name), () if valid.album is None else (valid.album,))
-        return play._replace(listened_at=valid.listened_at, album=valid.album)
+        return valid.listened_at, artist_name, track_name, valid.album, *play[4:]
 
     def _listens_table(self) -> pa.Table:
         if not self._hashes:
@@ -135,6 +142,12 @@ def utc_seconds_of_words(text: str) -> int:
     return since.days * 86400 + since.seconds
 
 
+def utc_seconds_of(moment: datetime) -> int:
+    """Return the whole seconds since 1970 of a time with a time zone; faster than its `timestamp`."""
+    since = moment - _EPOCH_UTC
+    return since.days * 86400 + since.seconds
+
+
 Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=MAX_DURATION_MS)]
 """How long something was played."""
 
@@ -148,17 +161,3 @@ def length_ms(seconds: float | None) -> int | None:
         return None
     length = int(seconds * 1000)
     return length if 0 < length <= MAX_DURATION_MS else None
-
-
-class _Mbids(dict[str | None, bytes | None]):
-    """UUID in text form -> its bytes, each computed once. Bounded."""
-
-    def __missing__(self, text: str | None) -> bytes | None:
-        if len(self) > _CACHE_SIZE:
-            self.clear()
-        value = self[text] = uuid_bytes(text)
-        return value
-
-
-MBIDS = _Mbids()
-"""`MBIDS[text]` is a UUID's bytes, None for anything else."""

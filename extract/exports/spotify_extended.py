@@ -18,8 +18,9 @@ from typing import Any
 
 import msgspec
 
+from extract.exports.caches import Cache
 from extract.exports.format import Format, Head, json_reader
-from extract.exports.plays import Milliseconds, Moment, Play
+from extract.exports.plays import Milliseconds, Moment, Values, utc_seconds_of
 from music_pulse.listens import to_json
 
 
@@ -44,15 +45,15 @@ _REASONS = ("reason_start", "reason_end")
 _FLAGS = ("shuffle", "skipped", "offline", "incognito_mode")
 
 
-def to_play(stream: Stream) -> Play | None:
+def to_play(stream: Stream) -> Values | None:
     """Read one stream."""
     if stream.master_metadata_track_name is None:
         return None
     kept = (
         stream.reason_start, stream.reason_end, stream.shuffle, stream.skipped, stream.offline, stream.incognito_mode,
     )  # fmt: skip
-    return Play(
-        int(stream.ts.timestamp()) - stream.ms_played // 1000,
+    return (
+        utc_seconds_of(stream.ts) - stream.ms_played // 1000,
         stream.master_metadata_album_artist_name,
         stream.master_metadata_track_name,
         stream.master_metadata_album_album_name or None,
@@ -62,28 +63,36 @@ def to_play(stream: Stream) -> Play | None:
         None,
         None,
         None,
-        _with_uri(_INFO[kept], stream.spotify_track_uri),
+        _info(_URIS[stream.spotify_track_uri], _REST[kept]),
     )
 
 
-class _Info(dict[tuple[Any, ...], str]):
+class _Rest(dict[tuple[Any, ...], str]):
     """What is kept beside the play, as JSON, each combination written once; flags that aren't set are left out."""
 
     def __missing__(self, kept: tuple[Any, ...]) -> str:
         reasons = {name: value for name, value in zip(_REASONS, kept[:2], strict=True) if value}
-        info = to_json(reasons | {name: True for name, value in zip(_FLAGS, kept[2:], strict=True) if value})
+        rest = to_json(reasons | {name: True for name, value in zip(_FLAGS, kept[2:], strict=True) if value})[1:]
         if len(self) < 10_000:
-            self[kept] = info
-        return info
+            self[kept] = rest
+        return rest
 
 
-_INFO = _Info()
+def _uri(uri: str | None) -> str:
+    return f'{{"spotify_track_uri":"{uri}"' if uri and uri.replace(":", "").isalnum() and uri.isascii() else ""
 
 
-def _with_uri(info: str, uri: str | None) -> str | None:
-    if uri and uri.replace(":", "").isalnum() and uri.isascii():
-        return f'{{"spotify_track_uri":"{uri}"{"," if len(info) > 2 else ""}{info[1:]}'
-    return info if len(info) > 2 else None
+_REST = _Rest()
+"""Without the brace that opens it."""
+_URIS = Cache(_uri)
+"""A URI as the beginning of a JSON object; empty where there is none."""
+
+
+def _info(uri: str, rest: str) -> str | None:
+    """Join what is kept to a JSON object; None for an empty one."""
+    if rest == "}":
+        return f"{uri}}}" if uri else None
+    return f"{uri},{rest}" if uri else f"{{{rest}"
 
 
 def _recognises(head: Head) -> bool:

@@ -13,7 +13,7 @@ import re
 import msgspec
 
 from extract.exports.format import Format, Head, json_reader
-from extract.exports.plays import Milliseconds, Play, utc_seconds
+from extract.exports.plays import Milliseconds, Values, utc_seconds
 
 
 class Stream(msgspec.Struct, gc=False):
@@ -25,10 +25,10 @@ class Stream(msgspec.Struct, gc=False):
     msPlayed: Milliseconds  # noqa: N815
 
 
-def to_play(stream: Stream) -> Play:
+def to_play(stream: Stream) -> Values:
     """Read one stream."""
     started_at = utc_seconds(stream.endTime) - stream.msPlayed // 1000
-    return Play(started_at, stream.artistName, stream.trackName, None, None, stream.msPlayed)
+    return started_at, stream.artistName, stream.trackName, None, None, stream.msPlayed, None, None, None, None, None
 
 
 def _recognises(head: Head) -> bool:
