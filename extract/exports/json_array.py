@@ -30,10 +30,15 @@ Element = msgspec.Raw | bytes
 _FIRST_KEY = re.compile(rb'\s*\{\s*("(?:[^"\\]|\\.)*")')
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
 _ANY_BOUNDARY = re.compile(rb"\}(?=\s*,\s*\{)")
+_BETWEEN = re.compile(rb"\}\s*,\s*\{\s*\Z")
+_COMMA = re.compile(rb"\s*,?\s*")
 _STARTS = 3
 _NESTED = 8
 _CANDIDATES = 50
-_WINDOW = 1 << 16
+_PATIENCE = 4
+"""Chunks without a boundary, after which elements whose first keys differ are tried for: that takes long."""
+_SPACES = 256
+"""Bytes between two elements in which a boundary is found fast."""
 _PIECES = 100
 """Pieces of one element, cut where another might begin, that are put together again before it counts as broken."""
 
@@ -62,19 +67,20 @@ def array_elements(file: IO[bytes], paths: Sequence[Path] = ((),)) -> Iterator[l
     if start is None:
         raise InputError("its list of records isn't at its beginning")
     prefix, data = data[:start], data[start:]
-    first_key = _FIRST_KEY.match(data)
-    boundary = re.compile(rb"\}(?=\s*,\s*\{\s*%s)" % re.escape(first_key[1])) if first_key else _ANY_BOUNDARY
+    found = _FIRST_KEY.match(data)
+    first_key = found[1] if found else b""
+    boundary = re.compile(rb"\}(?=\s*,\s*\{\s*%s)" % re.escape(first_key))
     count = 0
     while more := file.read(CHUNK):
         data += more
-        elements, end = _elements_before(data, boundary)
+        elements, end = _elements_before(data, first_key, boundary)
         if not elements:
             if len(data) > MAX_ELEMENT:
                 raise InputError(f"record {count + 1} is longer than {MAX_ELEMENT >> 20} MB")
             continue
         yield elements
         count += len(elements)
-        data = _without_comma(data[end:])
+        data = _without_comma(data, end)
     yield _last_elements(prefix, data, path, boundary, count)
 
 
@@ -88,23 +94,34 @@ def _array_at(document: bytes | msgspec.Raw, path: Path = ()) -> list[Element] |
         return None
 
 
-def _elements_before(data: bytes, boundary: re.Pattern[bytes]) -> tuple[list[Element], int]:
+def _elements_before(data: bytes, first_key: bytes, boundary: re.Pattern[bytes]) -> tuple[list[Element], int]:
     """Return the elements of a chunk that others follow, and where the last of them ends."""
-    ends: list[int] = []
-    for start in (max(len(data) - _WINDOW, 0), 0):
-        ends = ends or [match.end() for match in boundary.finditer(data, start)]
-    # Elements whose first keys differ have ends that only trying finds.
-    others = [] if ends else [match.end() for match in _ANY_BOUNDARY.finditer(data)]
-    for end in reversed(ends[-_NESTED:] or others[-_CANDIDATES:]):
-        if (elements := _array_at(b"[%b]" % data[:end])) is not None:
+    ends = _last_ends(data, first_key)
+    if not ends:
+        if len(data) < _PATIENCE * CHUNK:
+            return [], 0
+        # Elements whose first keys differ have ends that only trying finds.
+        ends = [match.end() for match in _ANY_BOUNDARY.finditer(data)][: -_CANDIDATES - 1 : -1]
+    for end in ends:
+        if (elements := _array_at(b"".join((b"[", memoryview(data)[:end], b"]")))) is not None:
             return elements, end
     parts, end = [], 0
-    for part in _parts(data, [match.end() for match in boundary.finditer(data)] if ends else []):
+    for part in _parts(data, [match.end() for match in boundary.finditer(data)]):
         if part.is_open:
             break
         parts.append(part.data)
         end = part.end
     return parts, end
+
+
+def _last_ends(data: bytes, first_key: bytes) -> list[int]:
+    """Return where the last elements end that another follows with this first key, the last of them first."""
+    ends: list[int] = []
+    at = len(data) if first_key else -1
+    while len(ends) < _NESTED and (at := data.rfind(first_key, 0, at)) >= 0:
+        if match := _BETWEEN.search(data, max(at - _SPACES, 0), at):
+            ends.append(match.start() + 1)
+    return ends
 
 
 class _Part(NamedTuple):
@@ -139,7 +156,7 @@ def _last_elements(prefix: bytes, data: bytes, path: Path, boundary: re.Pattern[
         if part.is_open and (elements := _end_of_document(prefix, rest, path)) is not None:
             return [*parts, *elements]
         parts.append(part.data)
-        rest = _without_comma(data[part.end :])
+        rest = _without_comma(data, part.end)
     elements = _end_of_document(prefix, rest, path)
     if elements is None:
         raise InputError(f"ends in the middle, in record {count + len(parts) + 1}: damaged, or still being written")
@@ -158,8 +175,10 @@ def _end_of_document(prefix: bytes, data: bytes, path: Path) -> list[Element] | 
     return [data[: end.start()].strip()] if end and _is_closed(data[: end.start()]) else None
 
 
-def _without_comma(data: bytes) -> bytes:
-    return data.lstrip().removeprefix(b",").lstrip()
+def _without_comma(data: bytes, start: int = 0) -> bytes:
+    """Return what is from `start` on, without the comma and the white space that it begins with."""
+    comma = _COMMA.match(data, start)
+    return data[comma.end() if comma else start :]
 
 
 def _is_closed(element: bytes) -> bool:
