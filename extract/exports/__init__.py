@@ -23,6 +23,7 @@ from extract.exports.report import ImportedFile, count_repeats
 from extract.exports.units import RefusedUnit, Unit, units_of
 from extract.pipeline import RAW_CONTRACT, Landed, Landing, dlt_items, landing
 from extract.rows import Rows, timestamps, user_named
+from extract.skips import least_played_ms
 from music_pulse.blocklist import Blocklist
 from music_pulse.errors import InputError
 from music_pulse.settings import Settings
@@ -87,7 +88,7 @@ def import_files(
     done = Import()
     with landing(settings, PIPELINE) as target:
         target.blocklist.refuse([user_name])
-        importer = _Importer(target, user_name, form, progress)
+        importer = _Importer(target, user_name, form, progress, least_played_ms(settings))
         for file in find_files(settings, [str(location) for location in locations]):
             done.files += importer.import_file(file)
         count_repeats(target.connection, done.files, settings)
@@ -100,6 +101,7 @@ class _Importer:
     user_name: str | None
     format: Format | None
     progress: Progress
+    least_played_ms: float
 
     def import_file(self, file: FoundFile) -> list[ImportedFile]:
         """Land what a file holds, and say what became of it."""
@@ -121,7 +123,7 @@ class _Importer:
         try:
             self.target.blocklist.refuse([user_name])
             _check_user(unit, user_name)
-            self.target.run(exports(unit, user_name, done, path, self.progress, self.target.blocklist))
+            self.target.run(exports(unit, user_name, done, path, self))
         except InputError as error:
             return _refused(unit.name, error)
         done.load_id = self._load_id(unit, user_name)
@@ -153,23 +155,26 @@ def _refused(name: str, error: InputError) -> ImportedFile:
 
 
 @dlt.source(name=PIPELINE)
-def exports(
-    unit: Unit, user_name: str | None, done: ImportedFile, path: Path, progress: Progress, blocklist: Blocklist
-) -> Any:
+def exports(unit: Unit, user_name: str | None, done: ImportedFile, path: Path, importer: _Importer) -> Any:
     """The plays of one unit, as a resource called like its format, and the note that it was imported."""
 
     @dlt.resource(name=unit.format.name, write_disposition="append", schema_contract=RAW_CONTRACT)
     def plays() -> Iterator[Any]:
         builder = unit.format.builder(unit.format.source, origin=unit.content_hash[:32], user_name=user_name)
+
+        def taken() -> Iterator[Any]:
+            rows = _allowed(builder.take(), importer.target.blocklist)
+            done.note(rows.listens, importer.least_played_ms)
+            yield from dlt_items(rows)
+            importer.progress(unit.name, builder.seen)
+
         with unchanged(path):
             for part in unit.parts:
                 with part.open() as file, named(part.name):
                     for _ in unit.format.read(file, part.name, builder):
                         if builder.is_full:
-                            yield from dlt_items(_allowed(builder.take(), blocklist))
-                            progress(unit.name, builder.seen)
-        yield from dlt_items(_allowed(builder.take(), blocklist))
-        progress(unit.name, builder.seen)
+                            yield from taken()
+        yield from taken()
         if not builder.seen:
             raise InputError(f"{unit.name}: holds no listens")
         done.records, done.landed = builder.seen, builder.landed

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from extract.skips import IS_SKIP, least_played_ms
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from extract.skips import IS_SKIP, count_skips, least_played_ms
 from music_pulse.settings import Settings
 
 if TYPE_CHECKING:
@@ -44,10 +47,21 @@ class ImportedFile:
     repeats: int = 0
     """Duplicates of an earlier record of the same file."""
     load_id: str | None = None
+    earliest: datetime | None = None
+    """When the first of its listens began."""
+    latest: datetime | None = None
+
+    def note(self, listens: pa.Table, least_played_ms: float) -> None:
+        """Take note of listens that are landed next."""
+        if listens.num_rows:
+            span = pc.min_max(listens["listened_at"]).as_py()
+            self.earliest = min(span["min"], self.earliest or span["min"])
+            self.latest = max(span["max"], self.latest or span["max"])
+            self.skipped += count_skips(listens, least_played_ms)
 
 
 def count_repeats(connection: psycopg.Connection, files: Sequence[ImportedFile], settings: Settings) -> None:
-    """Fill in `duplicates`, `near_duplicates` and `skipped`; dbt decides on them when it builds.
+    """Fill in `duplicates` and `near_duplicates`; dbt decides on them when it builds.
 
     Near-duplicates are counted between neighbours, without dbt's rule of which of a chain is kept.
     """
@@ -55,27 +69,13 @@ def count_repeats(connection: psycopg.Connection, files: Sequence[ImportedFile],
     if not loads:
         return
     asked: dict[str, Any] = {"loads": list(loads), "least_played_ms": least_played_ms(settings)}
-    spans = connection.execute(
-        f"""
-        select
-            _dlt_load_id,
-            count(*) filter (where {IS_SKIP}),
-            min(listened_at),
-            max(listened_at)
-        from raw.listens
-        where _dlt_load_id = any(%(loads)s)
-        group by _dlt_load_id
-        """.encode(),
-        asked,
-    ).fetchall()
-    for load_id, skipped, _, _ in spans:
-        loads[load_id].skipped = skipped
-    asked["earliest"] = min((span[2] for span in spans), default=None)
-    asked["latest"] = max((span[3] for span in spans), default=None)
-    if len(loads) == 1 and not _has_others(connection, asked):
-        for file in loads.values():
+    asked["earliest"] = min((file.earliest for file in loads.values() if file.earliest), default=None)
+    asked["latest"] = max((file.latest for file in loads.values() if file.latest), default=None)
+    if len(loads) == 1:
+        [(load_id, file)] = loads.items()
+        if not _has_others(connection, load_id, asked):
             file.duplicates = file.repeats
-        return
+            return
     new_listens: dict[str, int] = dict(
         connection.execute(
             """
@@ -141,16 +141,18 @@ def _near_duplicates(
     ).fetchall()
 
 
-def _has_others(connection: psycopg.Connection, asked: dict[str, Any]) -> bool:
-    """Return whether other loads have listens of the same time."""
+def _has_others(connection: psycopg.Connection, load_id: str, asked: dict[str, Any]) -> bool:
+    """Return whether other loads have listens of the same time; by ranges, since "not this one" has no index."""
     row = connection.execute(
         """
         select exists (
             select 1
             from raw.listens
-            where listened_at between %(earliest)s and %(latest)s and _dlt_load_id != all(%(loads)s)
+            where
+                listened_at between %(earliest)s and %(latest)s
+                and (_dlt_load_id < %(load)s or _dlt_load_id > %(load)s)
         )
         """,
-        asked,
+        asked | {"load": load_id},
     ).fetchone()
     return row == (True,)
