@@ -82,7 +82,7 @@ def _processes() -> Iterator[tuple[int, int, list[str]]]:
 class _PeakWatch:
     """Samples the memory of this process, its children and the server (proportional set size: shared pages once).
 
-    The system walks all pages for it, which costs this process 1 to 2 s of CPU a minute: `cpu` says how much, in seconds.
+    The system walks all pages for it, 1 to 2 s of CPU a minute; `cpu` is how much, in seconds.
     """
 
     def __init__(self, home: Path) -> None:
