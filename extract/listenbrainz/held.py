@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 
+from extract.listenbrainz.differences import Group
 from extract.listenbrainz.windows import Interval
 from extract.tombstones import is_bound
 from music_pulse.errors import UnknownUserError
@@ -24,12 +25,16 @@ _LIVE = f"""
 """
 """ListenBrainz matches names ignoring case, and may change a name's case."""
 
+_RECENT = "listens.inserted_at >= to_timestamp(%(recent_from)s)"
+
 _COUNT = f"""
     select
         count(*),
-        count(*) filter (where listens.inserted_at >= to_timestamp(%(recent_from)s)),
+        count(*) filter (where {_RECENT}),
         cast(extract(epoch from min(listens.listened_at)) as bigint),
-        cast(extract(epoch from max(listens.listened_at)) as bigint)
+        cast(extract(epoch from max(listens.listened_at)) as bigint),
+        cast(extract(epoch from min(listens.listened_at) filter (where {_RECENT})) as bigint),
+        cast(extract(epoch from max(listens.listened_at) filter (where {_RECENT})) as bigint)
     from (
         select raw_rows.listened_at, max(raw_rows.inserted_at) as inserted_at
         from raw.listens as raw_rows
@@ -63,6 +68,22 @@ _REFUSED = f"""
     select distinct raw_rows.payload_hash, raw_rows.user_name, raw_rows.payload
     from raw.quarantine as raw_rows
     where {_LIVE}
+"""
+
+_DELETED = """
+    select
+        count(*),
+        cast(extract(epoch from min(listened_at)) as bigint),
+        cast(extract(epoch from max(listened_at)) as bigint)
+    from (
+        select distinct listened_at, recording_msid
+        from raw.listen_tombstones
+        where
+            reason = 'deleted'
+            and lower(user_name) = lower(%(user)s)
+            and seen_at >= to_timestamp(%(start)s)
+            and seen_at < to_timestamp(%(end)s)
+    ) as deleted
 """
 
 _NAME = """
@@ -100,7 +121,7 @@ class Tally(NamedTuple):
     """How much is held of a user."""
 
     listens: int
-    recent: int
+    recent: Group | None
     """Those that ListenBrainz took in lately."""
     span: Interval | None
     """From the first second with a listen to the one after the last; None without listens."""
@@ -128,8 +149,20 @@ class HeldListens:
         """Count the listens held, and those that ListenBrainz took in since `recent_from`."""
         row = self._connection.execute(_COUNT.encode(), self._parameters(recent_from=recent_from)).fetchone()
         assert row is not None
-        listens, recent, first, last = row
-        return Tally(listens + len(self.refused), recent, None if first is None else (first, last + 1))
+        listens, recent, first, last, recent_first, recent_last = row
+        return Tally(
+            listens + len(self.refused),
+            Group(recent, (recent_first, recent_last + 1)) if recent else None,
+            None if first is None else (first, last + 1),
+        )
+
+    def deleted(self, found: Interval) -> Group | None:
+        """Return the listens that were found to be deleted in the seconds `found`."""
+        start, end = found
+        row = self._connection.execute(_DELETED, self._parameters(start=start, end=end)).fetchone()
+        assert row is not None
+        listens, first, last = row
+        return Group(listens, (first, last + 1)) if listens else None
 
     def times(self) -> array[int]:
         """Return the second of every listen held, sorted."""

@@ -33,6 +33,7 @@ from extract.listenbrainz.comparison import (
     until_settled,
     verified_since,
 )
+from extract.listenbrainz.differences import Change, Known, explain
 from extract.listenbrainz.held import HeldListens, Row, Tally, known_name, known_users, unknown_user
 from extract.listenbrainz.windows import Interval, split
 from extract.pipeline import RAW_CONTRACT, Landed, Landing, dlt_items, landing
@@ -45,6 +46,9 @@ logger = logging.getLogger(__name__)
 
 COUNT_CACHE_S = 360
 """For how long ListenBrainz may report an old count: 5 minutes, and one for clocks that differ."""
+
+_DELETIONS_S = 3_600
+"""For how long its count may have listens that were deleted."""
 
 _DAY_S = 86_400
 _UUID = pa.binary(16)
@@ -180,6 +184,8 @@ class _User:
     confirm: bool
     progress: Progress
     clock: Callable[[], float]
+    changes: list[Change] = field(default_factory=list)
+    """The windows that told something."""
 
     def reconcile(self, *, is_full: bool) -> None:
         """Compare, land and write down; raises `ExternalAPIError` and `ReconciliationError`."""
@@ -198,7 +204,8 @@ class _User:
             held.refresh()
             balance.held = held.tally(recent_from=now - COUNT_CACHE_S).listens
         ended.held = balance.held
-        ended.note = _why(balance, was_all_compared)
+        if balance.difference:
+            ended.note = self._why(held, tally, balance, now, was_all_compared=was_all_compared)
 
     def rescan(self, interval: Interval) -> None:
         """Compare and land all that was listened to in `interval`; raises as `reconcile` does."""
@@ -215,7 +222,8 @@ class _User:
         ended.user_name = known_name(self.target.connection, ended.user_name) or self._canonical_name()
         held = HeldListens(self.target.connection, ended.user_name)
         tally = held.tally(recent_from=now - COUNT_CACHE_S)
-        balance = Balance(ended.reported, tally.listens, tally.recent, self._unexplained())
+        recent = tally.recent.listens if tally.recent else 0
+        balance = Balance(ended.reported, tally.listens, recent, self._unexplained())
         ended.held = balance.held
         return held, tally, balance
 
@@ -285,6 +293,8 @@ class _User:
         findings.gone += [(rows[digest], "edited" if digest in told.edited else "deleted") for digest in told.gone]
         findings.windows.append(window)
         balance.take(told)
+        if told.added or told.lost:
+            self.changes.append(Change(window, len(set(shown.values())), told.added, told.lost))
 
     def _refuse_if_vanished(self, held: int, lost: int) -> None:
         """Don't take it for deleted when most of a history is not shown any more."""
@@ -302,6 +312,17 @@ class _User:
         source = reconciliation(name, balance.reported, balance.unexplained, findings, now)
         self.ended.landed += self.target.run(source)
         self.ended.tombstones += len(findings.gone)
+
+    def _why(self, held: HeldListens, tally: Tally, balance: Balance, now: int, *, was_all_compared: bool) -> str:
+        """Say which windows still differ, and why."""
+        known = Known(
+            changes=self.changes,
+            recent=tally.recent,
+            deleted=held.deleted((now - _DELETIONS_S, now)),
+            timeless=sum(row is None for row in held.refused.values()),
+        )
+        verified = verified_of(self._state(), self.ended.user_name)
+        return explain(balance.difference, known, verified, compared=self.ended.windows if was_all_compared else 0)
 
     def _is_noted(self, reported: int, now: int) -> bool:
         """Whether this count was landed within the last minutes: a load would tell nothing new."""
@@ -337,17 +358,3 @@ def _tombstones_table(gone: Sequence[tuple[Row, str]], now: int) -> pa.Table:
         "seen_at": timestamps([now] * len(gone)),
     }
     return pa.table([columns[name] for name in TOMBSTONES_SCHEMA.names], schema=TOMBSTONES_SCHEMA)
-
-
-def _why(balance: Balance, was_all_compared: bool) -> str:
-    """Say why the counts differ after all; empty where they don't."""
-    if not balance.difference:
-        return ""
-    if was_all_compared:
-        return (
-            "every window was compared just now and holds what ListenBrainz shows: its count is off, or old (it is "
-            "cached for 5 minutes, and deletions leave it by the hour)"
-        )
-    if balance.difference == balance.unexplained:
-        return "as before: when every window had been compared, ListenBrainz' count was off by the same"
-    return "listens of the last minutes are not in ListenBrainz' count yet (it is cached for 5 minutes)"

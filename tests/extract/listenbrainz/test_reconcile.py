@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -40,6 +41,10 @@ def settings(api: ListenBrainzDouble, make_warehouse: MakeWarehouse) -> Settings
 def at(place: int) -> int:
     """Return when the listen `place` of Rob was listened to; 0 is the newest."""
     return NOW - 3 * DAY - place * 10_000
+
+
+def utc(second: int) -> str:
+    return f"{datetime.fromtimestamp(second, UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def reconcile(settings: Settings, **how: Any) -> Reconciled:
@@ -205,7 +210,10 @@ def test_a_page_that_is_cached_is_not_believed(settings: Settings, api: ListenBr
     done = reconcile(settings, is_full=True)
     assert done.tombstones == 1
     assert done.reported == LISTENS  # the count is cached, too
-    assert "its count is off, or old" in done.note
+    assert done.note.startswith("1 in the window ")
+    assert "held before): deleted there" in done.note
+    done = reconcile(settings)
+    assert done.note.startswith(f"1 from {utc(at(700))} to {utc(at(700) + 1)} UTC: deleted there")
     api.caches = False
     assert reconcile(settings).note == ""
 
@@ -218,7 +226,7 @@ def test_a_count_that_does_not_know_the_last_minutes_starts_no_search(
     api.miscount["rob"] = -1
     done = reconcile(settings)
     assert (done.difference, done.requests) == (-1, 1)
-    assert "listens of the last minutes" in done.note
+    assert "UTC: new there, and ListenBrainz' count is cached" in done.note
 
 
 def test_a_count_that_does_not_know_a_new_users_first_listens_is_no_lost_history(
@@ -237,10 +245,10 @@ def test_a_count_that_is_off_is_explained_and_not_searched_for_again(
     api.miscount["rob"] = 3
     done = reconcile(settings)
     assert (done.difference, done.windows) == (3, 3)
-    assert "every window was compared just now" in done.note
+    assert "3 in no window: every window was compared just now (3 from 1970-01-01 00:00:01 to " in done.note
     done = reconcile(settings)
     assert (done.difference, done.requests) == (3, 1)
-    assert done.note.startswith("as before")
+    assert done.note.startswith("3 in no window: as before")
     api.remove("Rob", at(3))
     assert reconcile(settings).tombstones == 1
     api.miscount.clear()
