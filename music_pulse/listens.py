@@ -98,8 +98,15 @@ class _Listen(msgspec.Struct, gc=False):
 _decode_listen = msgspec.json.Decoder(_Listen).decode
 
 
-def validate_line(line: bytes, *, now: float, user_name: str | None = None) -> Listen:
-    """Read one listen in JSON, as `validate(from_json(line))` does, in half the time.
+Values = tuple[
+    str, int, str, str, str | None, int | None, bytes | None, bytes | None, bytes | None, str | None, str | None,
+    str | None, str | None, float | None,
+]  # fmt: skip
+"""The values of a `Listen`, as a plain tuple: it is made in a fifth of the time."""
+
+
+def validate_line(line: bytes, *, now: float, user_name: str | None = None) -> Values:
+    """Read one listen in JSON, to what `validate(from_json(line))` returns, in half the time.
 
     Raises `RefusedListen`, and `ValueError` for what is no JSON.
     """
@@ -132,10 +139,10 @@ def validate(listen: Any, *, now: float, user_name: str | None = None) -> Listen
         mapping if type(mapping) is dict else None,
     )
     others = (listen.get(name) for name in ("listened_at", "user_name", "recording_msid", "inserted_at"))
-    return _valid(_Listen(shaped, *others), now, user_name)
+    return Listen._make(_valid(_Listen(shaped, *others), now, user_name))
 
 
-def _valid(listen: _Listen, now: float, user_name: str | None) -> Listen:
+def _valid(listen: _Listen, now: float, user_name: str | None) -> Values:
     # Most names were looked at before; what is done for every listen of millions is done without a call.
     metadata = listen.track_metadata
     listened_at = listen.listened_at
@@ -167,24 +174,21 @@ def _valid(listen: _Listen, now: float, user_name: str | None) -> Listen:
             mbid, release_mbid, artist_mbids = _mbids(info, mapping or {})
     if mapping and mbid is None and release_mbid is None and artist_mbids is None:
         mbid, release_mbid, artist_mbids = _mbids({}, mapping)
-    return tuple.__new__(
-        Listen,
-        (
-            user,
-            listened_at,
-            artist,
-            track,
-            album,
-            duration,
-            uuid_bytes(msid) if msid else None,
-            mbid,
-            release_mbid,
-            artist_mbids,
-            None if client is None else _text(client),
-            rest,
-            to_json(mapping) if mapping else None,
-            None if inserted_at is None else _inserted_at(inserted_at),
-        ),
+    return (
+        user,
+        listened_at,
+        artist,
+        track,
+        album,
+        duration,
+        uuid_bytes(msid) if msid else None,
+        mbid,
+        release_mbid,
+        artist_mbids,
+        None if client is None else _text(client),
+        rest,
+        to_json(mapping) if mapping else None,
+        None if inserted_at is None else _inserted_at(inserted_at),
     )
 
 

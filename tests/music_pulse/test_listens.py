@@ -365,7 +365,7 @@ def outcome(listen: Any) -> Listen | str:
 
 def outcome_of_line(line: bytes) -> Listen | str:
     try:
-        return validate_line(line, now=NOW, user_name="ann")
+        return Listen(*validate_line(line, now=NOW, user_name="ann"))
     except RefusedListen as error:
         return str(error)
 
