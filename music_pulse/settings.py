@@ -16,6 +16,21 @@ PROJECT_ROOT = Path(__file__).resolve().parent.parent
 DEMO_DBNAME = "pulse_demo"
 """The database of the synthetic demo, so that invented listens never mix with real ones."""
 
+DBT_VARS = {
+    "time_zone": "text",
+    "exclude_near_duplicates": "true or false",
+    "identity_repair": "true or false",
+    **dict.fromkeys(
+        (
+            "min_play_seconds", "near_duplicate_seconds", "session_gap_minutes", "trending_window_minutes",
+            "trending_slide_minutes", "trending_watermark_minutes", "trending_listens_per_user",
+            "trending_clock_ahead_seconds", "trending_half_life_minutes", "trending_memory_minutes",
+        ),
+        "a number from 0 on",
+    ),
+}  # fmt: skip
+"""What the vars of dbt_project.yml must be: a wrong one would else fail in SQL, in the middle of a build."""
+
 Role = Literal["admin", "loader", "transformer", "reader", "app"]
 
 
@@ -165,6 +180,17 @@ class Settings(BaseSettings):
     def _not_the_demo(cls, value: str) -> str:
         if value == DEMO_DBNAME:
             raise ValueError(f"{DEMO_DBNAME} holds invented listens only: unset it and add --demo")
+        return value
+
+    @field_validator("dbt_vars")
+    @classmethod
+    def _of_their_types(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name, given in value.items():
+            is_number = type(given) in (int, float) and 0 <= given < float("inf")
+            is_of = {"text": type(given) is str, "true or false": type(given) is bool, "a number from 0 on": is_number}
+            wanted = DBT_VARS.get(name, "")
+            if not is_of.get(wanted, True):
+                raise ValueError(f"{name} must be {wanted}, not {given!r}")
         return value
 
     @field_validator("listenbrainz_url")

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from music_pulse.errors import ConfigurationError
-from music_pulse.settings import PROJECT_ROOT, Settings, load_settings
+from music_pulse.settings import DBT_VARS, PROJECT_ROOT, Settings, load_settings
 
 
 def test_env_example_lists_every_setting_and_no_other() -> None:
@@ -49,6 +51,11 @@ def test_secrets_never_show_in_repr_or_text(monkeypatch: pytest.MonkeyPatch) -> 
         ("PULSE_POSTGRES_PORT", "70000"),
         ("PULSE_LISTENBRAINZ_READ_TIMEOUT", "0"),
         ("PULSE_DBT_VARS", "{not json"),
+        ("PULSE_DBT_VARS", '{"min_play_seconds": "abc"}'),
+        ("PULSE_DBT_VARS", '{"near_duplicate_seconds": -1}'),
+        ("PULSE_DBT_VARS", '{"session_gap_minutes": true}'),
+        ("PULSE_DBT_VARS", '{"identity_repair": "false"}'),
+        ("PULSE_DBT_VARS", '{"time_zone": 2}'),
         ("PULSE_KAFKA_TOPIC", "no spaces"),
         ("PULSE_KAFKA_SASL_MECHANISM", "GSSAPI"),
     ],
@@ -79,3 +86,11 @@ def test_the_demo_has_a_database_an_export_folder_and_a_topic_of_its_own() -> No
 def test_home_is_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     assert load_settings().home == tmp_path / ".pulse"
+
+
+def test_every_dbt_var_has_a_type_that_its_default_is_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    project = yaml.safe_load((PROJECT_ROOT / "dbt_project" / "dbt_project.yml").read_text(encoding="utf-8"))
+    assert project["vars"].keys() == DBT_VARS.keys()
+    given = {**project["vars"], "one_of_a_fork": []}
+    monkeypatch.setenv("PULSE_DBT_VARS", json.dumps(given))
+    assert load_settings().dbt_vars == given
