@@ -49,6 +49,9 @@ warnings.filterwarnings("ignore", "Could not import graphviz")  # only a command
 if sys.platform == "linux":
     ctypes.CDLL(None).prctl(1, 15)  # PR_SET_PDEATHSIG: no Airflow outlives the one who watches it
 sys.argv[0] = "airflow"
+if sys.argv[1:2] == ["scheduler"]:  # the tasks are forked from it
+    from orchestration.preload import preload
+    preload()
 from airflow.__main__ import main
 main()
 """
@@ -74,6 +77,8 @@ def airflow_environment(settings: Settings, port: int | None = None) -> dict[str
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
         "AIRFLOW__CORE__PARALLELISM": str(settings.airflow_parallelism),
+        # How long it waits for something to do; a run waits after each task. Airflow's 1 s spares big databases.
+        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.1",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{LOGIN}:admin",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(_passwords_path(settings)),
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{root}/execution/",

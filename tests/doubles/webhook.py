@@ -1,4 +1,4 @@
-"""A local HTTP server that takes JSON by POST, as Slack, Telegram and webhooks do, and remembers it.
+"""A local HTTP server that takes JSON by POST, as Slack, Telegram and webhooks do, or what `read` reads; remembers it.
 
 with WebhookDouble() as receiver:
     receiver.statuses.append(503)  # what the next requests get; then 200
@@ -19,7 +19,7 @@ from typing import Any, Self
 class WebhookDouble:
     """The server; a context manager."""
 
-    def __init__(self) -> None:
+    def __init__(self, read: Callable[[bytes], Any] = json.loads) -> None:
         self.received: list[tuple[str, Any]] = []
         self.statuses: list[int] = []
         self.react: Callable[[Any], None] = lambda _: None
@@ -28,7 +28,7 @@ class WebhookDouble:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                double.received.append((self.path, json.loads(body)))
+                double.received.append((self.path, read(body)))
                 double.react(double.received[-1][1])
                 self.send_response(double.statuses.pop(0) if double.statuses else 200)
                 self.send_header("Content-Length", "0")

@@ -1,7 +1,8 @@
 """Airflow in a process of its own: `python airflow_process.py ORDERS RESULT`, both JSON files.
 
 An order is {"describe": []} or {"run": dag_id, "date": ..., "skip": pattern, "conf": {...}} or {"backfill": dag_id,
-"from": ..., "to": ..., "skip": pattern}. Runs go through Airflow's own `DAG.test`, without delays between tries.
+"from": ..., "to": ..., "skip": pattern}. Runs go through Airflow's own `DAG.test`, without delays between tries, in a
+process that has imported what the local Airflow's have, and so runs dbt itself.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import sys
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+
+from orchestration.preload import preload
 
 
 def describe() -> dict[str, Any]:
@@ -66,7 +69,7 @@ def backfill(dag_id: str, first: str, last: str, skip: str | None = None) -> lis
     from unittest.mock import patch
 
     import airflow.models.dagrun
-    from airflow.models.backfill import ReprocessBehavior, _create_backfill
+    from airflow.cli.cli_parser import get_parser
     from airflow.models.dagrun import DagRun
     from airflow.sdk import timezone
     from airflow.utils.session import create_session
@@ -74,16 +77,9 @@ def backfill(dag_id: str, first: str, last: str, skip: str | None = None) -> lis
 
     dag = _dag(dag_id)
     _store_all()
-    _create_backfill(
-        dag_id=dag_id,
-        from_date=timezone.parse(first),
-        to_date=timezone.parse(last),
-        max_active_runs=1,
-        reverse=False,
-        dag_run_conf=None,
-        reprocess_behavior=ReprocessBehavior.NONE,
-        triggering_user_name="test",
-    )
+    command = ["backfill", "create", "--dag-id", dag_id, "--from-date", first, "--to-date", last]
+    given = get_parser().parse_args(command)
+    given.func(given)
     with create_session() as session:
         made = session.scalars(
             select(DagRun).where(DagRun.dag_id == dag_id, DagRun.run_type == "backfill").order_by(DagRun.logical_date)
@@ -146,8 +142,10 @@ def _value(state: Any) -> str:
 
 def main(orders: Path, result: Path) -> None:
     """Do each order; write what came of it."""
-    results: list[Any] = []
-    for order in json.loads(orders.read_text(encoding="utf-8")):
+    given, results = json.loads(orders.read_text(encoding="utf-8")), list[Any]()
+    if given != [{"describe": []}]:
+        preload()
+    for order in given:
         if "describe" in order:
             results.append(describe())
         elif "run" in order:

@@ -11,24 +11,43 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from doubles.webhook import WebhookDouble
 
 pytestmark = pytest.mark.integration
 
 SECONDS = 240
 
 
-def test_it_starts_prints_a_login_serves_only_this_machine_and_stops_whole(server_home: Path, tmp_path: Path) -> None:
-    """And writes nothing but under PULSE_HOME."""
+@pytest.fixture
+def collector() -> Iterator[WebhookDouble]:
+    with WebhookDouble(bytes) as double:
+        yield double
+
+
+def test_it_starts_prints_a_login_serves_only_this_machine_and_stops_whole(
+    server_home: Path, tmp_path: Path, collector: WebhookDouble
+) -> None:
+    """And writes nothing but under PULSE_HOME; its metrics arrive where the environment says."""
     outside = tmp_path / "user"
     outside.mkdir()
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "PULSE_", "XDG_"))}
     process = subprocess.Popen(
         [sys.executable, "-m", "music_pulse.cli", "airflow"],
-        env={**kept, "PULSE_HOME": str(server_home), "PULSE_AIRFLOW_PORT": "0", "HOME": str(outside)},
+        env={
+            **kept,
+            "PULSE_HOME": str(server_home),
+            "PULSE_AIRFLOW_PORT": "0",
+            "HOME": str(outside),
+            "AIRFLOW__METRICS__OTEL_ON": "True",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+            "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+            "OTEL_METRIC_EXPORT_INTERVAL": "1000",
+        },
         cwd=outside,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -47,6 +66,7 @@ def test_it_starts_prints_a_login_serves_only_this_machine_and_stops_whole(serve
         assert {dag["dag_id"] for dag in dags} >= {"music_pulse_daily", "trending_refresh"}
         assert all(dag["is_paused"] for dag in dags)
         assert listening_elsewhere(process.pid) == []
+        wait_until(lambda: any(b"airflow.scheduler_heartbeat" in body for _, body in list(collector.received)))
     finally:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=SECONDS)
@@ -83,11 +103,17 @@ def ask(url: str, body: dict[str, str] | None = None, token: str = "") -> Any:
 
 
 def wait_for_dags(address: str, token: str) -> list[dict[str, Any]]:
+    def dags() -> list[dict[str, Any]]:
+        return list(ask(f"{address}/api/v2/dags", token=token)["dags"])
+
+    wait_until(lambda: len(dags()) == 5)
+    return dags()
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
     deadline = time.monotonic() + SECONDS
-    while True:
-        dags = ask(f"{address}/api/v2/dags", token=token)["dags"]
-        if len(dags) == 5 or time.monotonic() > deadline:
-            return list(dags)
+    while not is_so():
+        assert time.monotonic() < deadline
         time.sleep(0.5)
 
 

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.integration
 USERS = ["ann", "bob"]
 BROKEN = "marts.user_daily_hours"
 BUILDING = r"dbt\..*|export|freshness"
-OTHER_NODES = r"dbt\.(?!dbt_|listen_events\.|daily_top\.).*"
+OTHER_NODES = r"dbt\.(?!build|listen_events\.|daily_top\.).*"
 TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 DAYS = [TODAY - timedelta(days=back) for back in (6, 5, 4)]
 
@@ -137,10 +137,8 @@ def test_the_same_day_once_more_changes_nothing_though_its_first_build_fails(
     order = {"run": "music_pulse_daily", "date": date, "skip": OTHER_NODES}
     [run] = ask(story.daily, order, **environment)
     assert run["state"] == "success"
-    assert run["tasks"]["dbt.dbt_producer_watcher[-1]"] == ["success", 2]
-    assert [(alert["task_id"], alert["event"]) for _, alert in receiver.received] == [
-        ("dbt.dbt_producer_watcher", "is retried")
-    ]
+    assert run["tasks"]["dbt.build[-1]"] == ["success", 2]
+    assert [(alert["task_id"], alert["event"]) for _, alert in receiver.received] == [("dbt.build", "is retried")]
     assert marts_of(story.daily) == story.marts
     assert (row_versions(story.daily), exported(story.daily)) == (before, files)
 
