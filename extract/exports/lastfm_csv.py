@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 
-from extract.exports.caches import MBID_LISTS, MBIDS
+from extract.exports.caches import MBID_LISTS, MBIDS, NAMES
 from extract.exports.format import Format, Head, csv_reader
 from extract.exports.plays import Values, utc_seconds_of_words
 from music_pulse.listens import RefusedListen
@@ -37,9 +37,9 @@ def _long_play(row: list[str]) -> Values | None:
         return None
     return (
         int(uts) if uts.isdecimal() else uts,
-        artist,
-        track,
-        album or None,
+        NAMES[artist],
+        NAMES[track],
+        NAMES[album or None],
         None,
         None,
         MBIDS[track_mbid],
@@ -54,7 +54,8 @@ def _short_play(row: list[str]) -> Values | None:
     artist, album, track, date = row
     if not date:
         return None
-    return utc_seconds_of_words(date), artist, track, album or None, None, None, None, None, None, None, None
+    artist_name, track_name, album_name = NAMES[artist], NAMES[track], NAMES[album or None]
+    return utc_seconds_of_words(date), artist_name, track_name, album_name, None, None, None, None, None, None, None
 
 
 def _is_header(row: list[str]) -> bool:

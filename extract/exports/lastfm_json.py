@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from extract.exports.caches import ABSENT, MBID_LISTS, MBIDS, parts
+from extract.exports.caches import ABSENT, MBID_LISTS, MBIDS, NAMES, parts
 from extract.exports.format import Format, Head, json_reader
 from extract.exports.json_array import Element
 from extract.exports.plays import Values
@@ -70,7 +70,7 @@ def to_play(track: Track) -> Values | None:
     return (
         int(uts) if type(uts) is str and uts.isdecimal() else uts,
         artist_name,
-        track.name,
+        NAMES[track.name],
         album_name,
         None,
         None,

@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from extract.exports.caches import Cache
+from extract.exports.caches import NAMES, Cache
 from extract.exports.format import Format, Head, json_reader
 from extract.exports.plays import Milliseconds, Moment, Values, utc_seconds_of
 from music_pulse.listens import to_json
@@ -54,9 +54,9 @@ def to_play(stream: Stream) -> Values | None:
     )  # fmt: skip
     return (
         utc_seconds_of(stream.ts) - stream.ms_played // 1000,
-        stream.master_metadata_album_artist_name,
-        stream.master_metadata_track_name,
-        stream.master_metadata_album_album_name or None,
+        NAMES[stream.master_metadata_album_artist_name],
+        NAMES[stream.master_metadata_track_name],
+        NAMES[stream.master_metadata_album_album_name or None],
         None,
         stream.ms_played,
         None,

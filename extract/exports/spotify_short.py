@@ -12,6 +12,7 @@ import re
 
 import msgspec
 
+from extract.exports.caches import NAMES
 from extract.exports.format import Format, Head, json_reader
 from extract.exports.plays import Milliseconds, Values, utc_seconds
 
@@ -28,7 +29,8 @@ class Stream(msgspec.Struct, gc=False):
 def to_play(stream: Stream) -> Values:
     """Read one stream."""
     started_at = utc_seconds(stream.endTime) - stream.msPlayed // 1000
-    return started_at, stream.artistName, stream.trackName, None, None, stream.msPlayed, None, None, None, None, None
+    artist_name, track_name = NAMES[stream.artistName], NAMES[stream.trackName]
+    return started_at, artist_name, track_name, None, None, stream.msPlayed, None, None, None, None, None
 
 
 def _recognises(head: Head) -> bool:

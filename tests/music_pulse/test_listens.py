@@ -342,7 +342,7 @@ def test_a_uuid_is_its_text_form_only(value: Any, found: bool) -> None:
 
 def test_remembered_names_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listens, "_GOOD_NAMES", 3)
-    monkeypatch.setattr(listens, "_good_names", set())
+    monkeypatch.setattr(listens, "_good_names", {})
     for number in range(10):
         assert read(metadata={"track_name": f"track {number}"}).track_name == f"track {number}"
         assert len(listens._good_names) <= 3
