@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +23,7 @@ from music_pulse.stack import warehouse
 USER = "bench"
 DAILY_ROWS = 5_000
 DAG = "music_pulse_daily"
+DAGS = PROJECT_ROOT / "orchestration" / "dags"
 
 
 def bench_orchestration(folder: Path, rows: int) -> str:
@@ -60,7 +60,7 @@ def _built(settings: Settings, path: Path) -> float:
 
 def _load_seconds(settings: Settings) -> float:
     variables = airflow.prepare_airflow(settings)
-    path = PROJECT_ROOT / "orchestration" / "dags" / f"{DAG}.py"
+    path = DAGS / f"{DAG}.py"
     times = []
     for _ in range(3):
         begun = time.perf_counter()
@@ -75,7 +75,9 @@ def _scheduled(settings: Settings, url: str, history: Path, day: Path) -> list[f
     steps.land_files(settings, [history], None)
     with airflow.running(settings) as server:
         client = _Client(server.address, server.password)
-        client.ask("PATCH", f"/api/v2/dags/{DAG}", {"is_paused": False}, retry=True)
+        while client.ask("GET", "/api/v2/dags")["total_entries"] < len(list(DAGS.glob("*.py"))):
+            time.sleep(1)
+        client.ask("PATCH", f"/api/v2/dags/{DAG}", {"is_paused": False})
         first = client.run_seconds()
         steps.land_files(settings, [day], None)
         client.ask("POST", f"/api/v2/dags/{DAG}/dagRuns", {"logical_date": datetime.now(UTC).isoformat()})
@@ -89,20 +91,13 @@ class _Client:
         self._address, self._token = address, ""
         self._token = self.ask("POST", "/auth/token", {"username": airflow.LOGIN, "password": password})["access_token"]
 
-    def ask(self, method: str, path: str, body: Any = None, *, retry: bool = False) -> Any:
-        """Return the answer; with `retry`, once the DAG is known."""
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
+        """Return the answer."""
         data = json.dumps(body).encode() if body is not None else None
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self._token}"}
-        for _ in range(120):
-            try:
-                request = urllib.request.Request(self._address + path, data, headers, method=method)
-                with urllib.request.urlopen(request, timeout=60) as answer:
-                    return json.load(answer)
-            except urllib.error.HTTPError:
-                if not retry:
-                    raise
-                time.sleep(1)
-        raise TimeoutError(path)
+        request = urllib.request.Request(self._address + path, data, headers, method=method)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)
 
     def run_seconds(self) -> float:
         """Wait for the end of the newest run, and return how long it took by Airflow's clock."""

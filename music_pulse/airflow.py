@@ -52,6 +52,8 @@ sys.argv[0] = "airflow"
 if sys.argv[1:2] == ["scheduler"]:  # the tasks are forked from it
     from orchestration.preload import preload
     preload()
+elif sys.argv[1:2] == ["dag-processor"]:  # and who reads the DAGs, each time, from this one
+    import orchestration.dbt_config
 from airflow.__main__ import main
 main()
 """
@@ -90,6 +92,7 @@ def airflow_environment(settings: Settings, port: int | None = None) -> dict[str
         "AIRFLOW__API__SECRET_KEY": keys["api"],
         "AIRFLOW__API_AUTH__JWT_SECRET": keys["jwt"],
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(home / "logs"),
+        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "300",  # what doesn't change need not be read every 30 s
         "AIRFLOW__DAG_PROCESSOR__STALE_BUNDLE_CLEANUP_INTERVAL": "0",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
         "AIRFLOW__COSMOS__ENABLE_TELEMETRY": "False",

@@ -1,14 +1,15 @@
 """Airflow in a process of its own: `python airflow_process.py ORDERS RESULT`, both JSON files.
 
-An order is {"describe": []} or {"run": dag_id, "date": ..., "skip": pattern, "conf": {...}} or {"backfill": dag_id,
-"from": ..., "to": ..., "skip": pattern}. Runs go through Airflow's own `DAG.test`, without delays between tries, in a
-process that has imported what the local Airflow's have, and so runs dbt itself.
+An order is {"describe": []}, {"run": dag_id, "date": ..., "skip": pattern, "conf": {...}, "retries": 1} or
+{"backfill": dag_id, "from": ..., "to": ..., "skip": pattern}. Runs go through Airflow's own `DAG.test`, without delays
+between tries, and where dbt runs in a process that has imported what the local Airflow's have, and so runs it itself.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -57,11 +58,16 @@ def _describe_task(task: Any) -> dict[str, Any]:
     }
 
 
-def run(dag_id: str, date: str, skip: str | None = None, conf: dict[str, Any] | None = None) -> dict[str, Any]:
+def run(
+    dag_id: str, date: str, skip: str | None = None, conf: dict[str, Any] | None = None, retries: int | None = None
+) -> dict[str, Any]:
     """Run a DAG once; return the states."""
     from airflow.sdk import timezone
 
-    return _test(_dag(dag_id), timezone.parse(date), skip, conf)
+    dag = _dag(dag_id)
+    for task in dag.tasks:
+        task.retries = task.retries if retries is None else retries
+    return _test(dag, timezone.parse(date), skip, conf)
 
 
 def backfill(dag_id: str, first: str, last: str, skip: str | None = None) -> list[dict[str, Any]]:
@@ -143,13 +149,13 @@ def _value(state: Any) -> str:
 def main(orders: Path, result: Path) -> None:
     """Do each order; write what came of it."""
     given, results = json.loads(orders.read_text(encoding="utf-8")), list[Any]()
-    if given != [{"describe": []}]:
+    if any("run" in order and not re.match(order.get("skip") or "$^", "dbt.build") for order in given):
         preload()
     for order in given:
         if "describe" in order:
             results.append(describe())
         elif "run" in order:
-            results.append(run(order["run"], order["date"], order.get("skip"), order.get("conf")))
+            results.append(run(order.pop("run"), **order))
         else:
             results.append(backfill(order["backfill"], order["from"], order["to"], order.get("skip")))
     result.write_text(json.dumps(results), encoding="utf-8")
