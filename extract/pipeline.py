@@ -53,6 +53,8 @@ _CONFIG = {
     "LOAD__RAISE_ON_FAILED_JOBS": "true",
     # ADBC takes a whole file into memory (about 400 bytes a row).
     "DATA_WRITER__FILE_MAX_ITEMS": "150000",
+    # Its files are read once, here, and deleted.
+    "DATA_WRITER__COMPRESSION": "none",
     "SCHEMA__NAMING": "snake_case",
     # Where Airflow is installed, dlt would import it and ask its variables for each option: seconds a run.
     "PROVIDERS__ENABLE_AIRFLOW_SECRETS": "false",

@@ -297,12 +297,21 @@ def _inserted_at(value: Any) -> float | None:
     return number if number is not None and MIN_LISTENED_AT <= number < _YEAR_10000 else None
 
 
+def is_name(value: Any) -> bool:
+    """Whether artists, tracks and albums can have this name."""
+    return type(value) is str and not _UNSTORABLE.search(value) and not _is_blank(value)
+
+
+def _is_blank(name: str) -> bool:
+    return not unicodedata.normalize("NFC", name).strip()
+
+
 def _name(value: Any, field: str) -> str:
     if type(value) is not str:
         raise RefusedListen(f"{field} is missing" if value is None else f"{field} is not text")
     if _UNSTORABLE.search(value):
         raise RefusedListen(f"{field} has a NUL or a lone surrogate")
-    if not unicodedata.normalize("NFC", value).strip():
+    if _is_blank(value):
         raise RefusedListen(f"{field} is blank")
     return _remembered(value, _good_names)
 
@@ -322,7 +331,7 @@ def _user_name(value: Any) -> str:
 
 
 def _album(value: Any) -> str | None:
-    if type(value) is not str or not unicodedata.normalize("NFC", value).strip():
+    if type(value) is not str or _is_blank(value):
         return None
     if _UNSTORABLE.search(value):
         raise RefusedListen("release_name has a NUL or a lone surrogate")

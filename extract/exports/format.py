@@ -14,7 +14,7 @@ import msgspec
 
 from extract.exports.csv_rows import csv_rows
 from extract.exports.files import without_bom
-from extract.exports.json_array import Element, Path, array_elements, array_start
+from extract.exports.json_array import DecodeArray, Element, Path, array_elements, array_start, decode_array
 from extract.exports.plays import Decode, PlayBuilder, ToPlay
 from extract.exports.records import Records
 from extract.rows import RowBuilder
@@ -88,19 +88,22 @@ class Format:
 
 
 def json_reader(
-    to_play: ToPlay, record: type, *paths: Path, flatten: Callable[[list[Element]], list[Element]] = lambda found: found
+    to_play: ToPlay,
+    record: type,
+    *paths: Path,
+    elements: DecodeArray = decode_array,
+    flatten: Callable[[list[Element]], list[Element]] = lambda found: found,
 ) -> Reader:
     """Return a reader of the JSON array at the first of `paths` that a file has (by default the file is the array).
 
-    `record` is the msgspec type of what `to_play` gets; `flatten` makes records of elements, where those are more
-    than one.
+    `record` is the msgspec type of what `to_play` gets; `elements` reads the array and `flatten` makes records of
+    its elements, where one element holds many.
     """
     decode: Decode = msgspec.json.Decoder(record).decode
 
     def read(file: IO[bytes], name: str, builder: PlayBuilder) -> Iterator[None]:
         first = 1
-        for elements in array_elements(file, paths or ((),)):
-            found = flatten(elements)
+        for found in map(flatten, array_elements(file, paths or ((),), elements)):
             builder.add_plays(Records(first, found, found), decode, to_play, name)
             first += len(found)
             yield

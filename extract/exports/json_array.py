@@ -8,9 +8,10 @@ chunk in which something is no JSON is cut by counting brackets.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import msgspec
 
@@ -24,8 +25,11 @@ MAX_ELEMENT = 16 * CHUNK
 Path = Sequence[str]
 """The keys that lead to an array; none where the document is one."""
 
-Element = msgspec.Raw | bytes
-"""Bytes of one element; they may be no JSON."""
+Element = Any
+"""Bytes of one element, which may be no JSON (`msgspec.Raw` or `bytes`); or what a `DecodeArray` made of it."""
+
+DecodeArray = Callable[[bytes | msgspec.Raw], list[Any]]
+"""Reads the elements of a JSON array. Raises `msgspec.ValidationError` where their bytes should be yielded instead."""
 
 _FIRST_KEY = re.compile(rb'\s*\{\s*("(?:[^"\\]|\\.)*")')
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
@@ -43,7 +47,8 @@ _PIECES = 100
 """Pieces of one element, cut where another might begin, that are put together again before it counts as broken."""
 
 _decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
+decode_array: DecodeArray = msgspec.json.Decoder(list[msgspec.Raw]).decode
+"""Reads the elements as `msgspec.Raw`."""
 
 
 def array_start(data: bytes, path: Path = ()) -> int | None:
@@ -57,7 +62,9 @@ def array_start(data: bytes, path: Path = ()) -> int | None:
     return None
 
 
-def array_elements(file: IO[bytes], paths: Sequence[Path] = ((),)) -> Iterator[list[Element]]:
+def array_elements(
+    file: IO[bytes], paths: Sequence[Path] = ((),), decode: DecodeArray = decode_array
+) -> Iterator[list[Element]]:
     """Yield the elements of the array at the first of `paths` that a JSON document has, in bounded memory.
 
     Raises `InputError` where the document has no such array, or ends in the middle.
@@ -73,7 +80,7 @@ def array_elements(file: IO[bytes], paths: Sequence[Path] = ((),)) -> Iterator[l
     count = 0
     while more := file.read(CHUNK):
         data += more
-        elements, end = _elements_before(data, first_key, boundary)
+        elements, end = _elements_before(data, first_key, boundary, decode)
         if not elements:
             if len(data) > MAX_ELEMENT:
                 raise InputError(f"record {count + 1} is longer than {MAX_ELEMENT >> 20} MB")
@@ -84,17 +91,23 @@ def array_elements(file: IO[bytes], paths: Sequence[Path] = ((),)) -> Iterator[l
     yield _last_elements(prefix, data, path, boundary, count)
 
 
-def _array_at(document: bytes | msgspec.Raw, path: Path = ()) -> list[Element] | None:
+def _array_at(
+    document: bytes | msgspec.Raw, path: Path = (), decode: DecodeArray = decode_array
+) -> list[Element] | None:
     """Return the elements of the array at `path`; None where there is none, or this is no JSON."""
     try:
         for key in path:
             document = _decode_object(document)[key]
-        return [*_decode_array(document)]
+        with suppress(msgspec.ValidationError, UnicodeDecodeError):
+            return decode(document)
+        return decode_array(document)
     except (msgspec.DecodeError, KeyError):
         return None
 
 
-def _elements_before(data: bytes, first_key: bytes, boundary: re.Pattern[bytes]) -> tuple[list[Element], int]:
+def _elements_before(
+    data: bytes, first_key: bytes, boundary: re.Pattern[bytes], decode: DecodeArray
+) -> tuple[list[Element], int]:
     """Return the elements of a chunk that others follow, and where the last of them ends."""
     ends = _last_ends(data, first_key)
     if not ends:
@@ -103,7 +116,7 @@ def _elements_before(data: bytes, first_key: bytes, boundary: re.Pattern[bytes])
         # Elements whose first keys differ have ends that only trying finds.
         ends = [match.end() for match in _ANY_BOUNDARY.finditer(data)][: -_CANDIDATES - 1 : -1]
     for end in ends:
-        if (elements := _array_at(b"".join((b"[", memoryview(data)[:end], b"]")))) is not None:
+        if (elements := _array_at(b"".join((b"[", memoryview(data)[:end], b"]")), decode=decode)) is not None:
             return elements, end
     parts, end = [], 0
     for part in _parts(data, [match.end() for match in boundary.finditer(data)]):

@@ -10,7 +10,8 @@ Start of play: `date.uts`: a scrobble's timestamp is "the time the track started
 from __future__ import annotations
 
 import re
-from typing import Any
+from contextlib import suppress
+from typing import Any, cast
 
 import msgspec
 
@@ -56,6 +57,7 @@ class Page(msgspec.Struct, gc=False):
 
 
 _decode_page = msgspec.json.Decoder(Page).decode
+_decode_pages = msgspec.json.Decoder(list[Page]).decode
 
 
 def to_play(track: Track) -> Values | None:
@@ -86,17 +88,28 @@ _ARTISTS = parts("artist", Named, lambda artist: (artist.text or artist.name, MB
 _ALBUMS = parts("album", Named | None, lambda album: (album.text or None, MBIDS[album.mbid]) if album else (None, None))
 
 
+def _pages(array: bytes | msgspec.Raw) -> list[list[msgspec.Raw]]:
+    """Read the tracks of each page. Raises `msgspec.ValidationError` where something is no page."""
+    pages = [_tracks_of(page) for page in _decode_pages(array)]
+    if None in pages:
+        raise msgspec.ValidationError("not a page")
+    return cast(list[list[msgspec.Raw]], pages)
+
+
 def _tracks(elements: list[Element]) -> list[Element]:
     """Return the tracks of pages; what is no page is a track, or nothing."""
     tracks: list[Element] = []
     for element in elements:
-        try:
-            page = _decode_page(element)
-            found = page.recenttracks.track if page.recenttracks else page.track
-        except msgspec.DecodeError:
-            found = None
+        found = element if type(element) is list else None
+        if found is None:
+            with suppress(msgspec.DecodeError):
+                found = _tracks_of(_decode_page(element))
         tracks += [element] if found is None else found
     return tracks
+
+
+def _tracks_of(page: Page) -> list[msgspec.Raw] | None:
+    return page.recenttracks.track if page.recenttracks else page.track
 
 
 def _recognises(head: Head) -> bool:
@@ -111,5 +124,5 @@ FORMAT = Format(
     source="lastfm",
     file_names=re.compile(r"(?:recenttracks|scrobbles|lastfm).*\.json", re.IGNORECASE),
     recognises=_recognises,
-    read=json_reader(to_play, Track, _ONE_PAGE, (), flatten=_tracks),
+    read=json_reader(to_play, Track, _ONE_PAGE, (), elements=_pages, flatten=_tracks),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Any, NamedTuple
@@ -14,7 +14,7 @@ from extract.exports.records import Records
 from extract.rows import LISTENS_SCHEMA, RowBuilder, listens_table, timestamps
 from music_pulse.errors import InputError
 from music_pulse.identity import md5
-from music_pulse.listens import MAX_DURATION_MS, MIN_LISTENED_AT, RefusedListen, validate
+from music_pulse.listens import MAX_DURATION_MS, MIN_LISTENED_AT, RefusedListen, is_name, validate
 
 _EPOCH = datetime(1970, 1, 1)
 _EPOCH_UTC = datetime(1970, 1, 1, tzinfo=UTC)
@@ -57,6 +57,7 @@ Decode = Callable[[Any], Any]
 class PlayBuilder(RowBuilder):
     """Collects plays of one user (`user_name`) and file (`origin`)."""
 
+    _columns: list[list[Any]] = field(default_factory=lambda: [[] for _ in Play._fields])
     _passed: set[str] = field(default_factory=set)
     """Names that were validated already: most plays repeat them. Bounded."""
 
@@ -65,8 +66,48 @@ class PlayBuilder(RowBuilder):
 
         Raises `InputError` for one that isn't UTF-8.
         """
+        if not self._add_all(records, decode, to_play):
+            self._add_each(records, decode, to_play, name)
+
+    def _add_all(self, records: Records, decode: Decode, to_play: ToPlay) -> bool:
+        """Add records in one go; if one of them is out of the ordinary, add none and return False."""
+        try:
+            plays = [*map(to_play, map(decode, records.values))]
+        except (ValueError, msgspec.DecodeError):
+            return False
+        hashes = [md5(payload).digest() for payload in records.payloads]
+        passed_over = plays.count(None)
+        if passed_over:
+            hashes = [digest for digest, play in zip(hashes, plays, strict=True) if play is not None]
+        columns = [*zip(*(play for play in plays if play is not None), strict=True)]
+        if columns:
+            if not self._are_valid(*columns[:4]):
+                return False
+            for column, values in zip(self._columns, columns, strict=True):
+                column += values
+        self._hashes += hashes
+        self.passed_over += passed_over
+        return True
+
+    def _are_valid(
+        self, times: Sequence[Any], artists: Sequence[Any], tracks: Sequence[Any], albums: Sequence[Any]
+    ) -> bool:
+        """Whether `validate` would return all these as they are."""
+        if {*map(type, times)} != {int} or min(times) < MIN_LISTENED_AT or max(times) >= self.clock():
+            return False
+        named_albums = {*albums}
+        named_albums.discard(None)
+        new = {*artists, *tracks, *named_albums} - self._passed
+        if not all(map(is_name, new)):
+            return False
+        if len(self._passed) > _CACHE_SIZE:
+            self._passed.clear()
+        self._passed |= new
+        return True
+
+    def _add_each(self, records: Records, decode: Decode, to_play: ToPlay, name: str) -> None:
+        """Add records one by one."""
         now = self.clock()
-        passed, values, hashes = self._passed, self._values, self._hashes
         pairs = zip(records.values, records.payloads, strict=True)
         for number, (record, payload) in enumerate(pairs, records.first):
             digest = md5(payload).digest()
@@ -75,14 +116,7 @@ class PlayBuilder(RowBuilder):
                 if play is None:
                     self.passed_over += 1
                     continue
-                if not (
-                    play[1] in passed
-                    and play[2] in passed
-                    and (play[3] is None or play[3] in passed)
-                    and type(play[0]) is int
-                    and MIN_LISTENED_AT <= play[0] < now
-                ):
-                    play = self._validated(play, now)
+                play = self._validated(play, now)
             except RefusedListen as error:
                 self._refuse(str(error), bytes(payload), digest, (name, number))
             except msgspec.ValidationError as error:
@@ -92,8 +126,9 @@ class PlayBuilder(RowBuilder):
             except msgspec.DecodeError:
                 self._refuse("not JSON", bytes(payload), digest, (name, number))
             else:
-                values += play
-                hashes.append(digest)
+                for column, value in zip(self._columns, play, strict=True):
+                    column.append(value)
+                self._hashes.append(digest)
 
     def _validated(self, play: Values, now: float) -> Values:
         """Return `play` as valid. Raises `RefusedListen`."""
@@ -101,16 +136,14 @@ class PlayBuilder(RowBuilder):
         metadata = {"artist_name": artist_name, "track_name": track_name, "release_name": album}
         listen = {"listened_at": listened_at, "track_metadata": metadata}
         valid = validate(listen, now=now, user_name=self.user_name)
-        if len(self._passed) > _CACHE_SIZE:
-            self._passed.clear()
-        self._passed.update((valid.artist_name, valid.track_name), () if valid.album is None else (valid.album,))
         return valid.listened_at, artist_name, track_name, valid.album, *play[4:]
 
     def _listens_table(self) -> pa.Table:
         if not self._hashes:
             return LISTENS_SCHEMA.empty_table()
-        width, count = len(Play._fields), len(self._hashes)
-        columns: dict[str, Any] = {name: self._values[place::width] for place, name in enumerate(Play._fields)}
+        count = len(self._hashes)
+        columns: dict[str, Any] = dict(zip(Play._fields, self._columns, strict=True))
+        self._columns = [[] for _ in Play._fields]
         seconds = columns["listened_at"]
         columns["user_name"] = [self.user_name] * count
         columns["listened_at"] = timestamps(seconds)
