@@ -277,6 +277,14 @@ def test_a_koito_listen_goes_by_its_primary_names_and_no_artist_is_left_out() ->
         ("lastfm_json", {**TRACK, "date": None}, "listened_at is missing"),
         ("maloja", {**SCROBBLE, "track": {"artists": [], "title": "T"}}, "artists is empty"),
         ("koito", {**KOITO, "artists": []}, "artist_name is missing"),
+        ("lastfm_json", {**TRACK, "artist": 5}, "Expected `object`, got `int` - at `$.artist`"),
+        (
+            "maloja",
+            {**SCROBBLE, "track": {"artists": ["A"], "title": 7}},
+            "Expected `str`, got `int` - at `$.track.title`",
+        ),
+        ("koito", {**KOITO, "album": {"mbid": 7}}, "Expected `str | null`, got `int` - at `$.album.mbid`"),
+        ("koito", {**KOITO, "artists": [{"mbid": 7}]}, "Expected `str | null`, got `int` - at `$.artists[0].mbid`"),
     ],
 )
 def test_a_record_that_is_no_listen_is_kept_with_the_reason(name: str, record: Any, reason: str | None) -> None:
@@ -291,6 +299,36 @@ def test_a_record_that_is_no_listen_is_kept_with_the_reason(name: str, record: A
     assert json.loads(refused["payload"].replace("\\u0000", "")) is not None
     assert refused["reason"] == reason or reason is None
     assert "\n" not in refused["reason"]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        [],
+        [{**STREAM, "master_metadata_track_name": None}],
+        [{**STREAM, "master_metadata_album_album_name": " "}],
+        [{**STREAM, "ts": "2023-11-14T22:20:00Z"}, {**STREAM, "ts": "2024-01-01T00:00:00Z"}],
+        [{**STREAM, "master_metadata_album_artist_name": None}, {**STREAM, "ms_played": -1}, 7],
+    ],
+)
+def test_records_added_in_one_go_are_as_those_added_one_by_one(odd: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    content = json.dumps([{**STREAM, "master_metadata_track_name": f"T{n % 3}"} for n in range(9)] + odd + [STREAM])
+    in_one_go = rows_of("spotify_extended", content)
+    monkeypatch.setattr(PlayBuilder, "_add_all", lambda *_: False)
+    assert rows_of("spotify_extended", content) == in_one_go
+    assert len(in_one_go[0]) >= 10
+
+
+@pytest.mark.parametrize(
+    ("other", "landed"), [({"track": [TRACK] * 2}, 2), (TRACK, 1), ({}, 0), ({"track": 7}, 0), (7, 0)]
+)
+def test_a_page_of_another_form_does_not_touch_the_others(
+    other: Any, landed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("extract.exports.json_array.CHUNK", 1_000)
+    page = {"track": [TRACK] * 2, "@attr": {"page": "1"}}
+    listens, refused, _ = rows_of("lastfm_json", json.dumps([page, page, other, page, page, page]))
+    assert (len(listens), len(refused)) == (10 + landed, 0 if landed else 1)
 
 
 def test_bad_csv_rows_and_broken_json_are_kept_as_they_stand() -> None:
