@@ -4,10 +4,11 @@
     listen_events/month=2019-03/part-<id>.parquet   by month of `day`; daily_aggregates alike
     tracks/part-<id>.parquet                        the other tables whole
 
-All tables are read in one REPEATABLE READ transaction. A file is named by the fingerprint of what it holds and is
-never written again under that name: it comes whole (written aside, then renamed; on S3 one put), then the manifest is
-swapped in, then files of older snapshots are removed. So a reader who goes by the manifest (`snapshot_files`) sees one
-whole snapshot, the old or the new. A glob over `*.parquet` is right at any time but between swap and removal.
+All tables are read from one snapshot of the database, by two connections at a time. A file is named by the fingerprint
+of what it holds and is never written again under that name: it comes whole (written aside, then renamed; on S3 one
+put), then the manifest is swapped in, then files of older snapshots are removed. So a reader who goes by the manifest
+(`snapshot_files`) sees one whole snapshot, the old or the new. A glob over `*.parquet` is right at any time but between
+swap and removal.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pyarrow as pa
@@ -46,6 +49,8 @@ WHOLE = {
 }
 """Tables in one file, and the order of their rows."""
 
+CONNECTIONS = 2
+"""How many files are read and written at a time."""
 ROW_GROUP_ROWS = 100_000
 _BATCH_BYTES = 4 * 1024 * 1024
 
@@ -87,8 +92,8 @@ def export_marts(settings: Settings, to: str | None = None, *, progress: Progres
     login = settings.credentials("reader")
     with _one_export(login, location), _one_line_errors(location):
         storage = _Storage.open(settings, location)
-        with _snapshot(login) as cursor:
-            return _bring_up_to_date(storage, cursor, Export(location), progress)
+        with _snapshot(login) as cursors:
+            return _bring_up_to_date(storage, cursors, Export(location), progress)
 
 
 def remove_leftovers(settings: Settings) -> int:
@@ -106,23 +111,36 @@ def snapshot_files(location: str | Path, table: str) -> list[str]:
     return [str(Path(location) / entry["path"]) for entry in manifest["files"] if entry["table"] == table]
 
 
-def _bring_up_to_date(storage: _Storage, cursor: Any, export: Export, progress: Progress) -> Export:
-    columns = _columns(cursor)
-    parts = _parts(cursor, columns)
+def _bring_up_to_date(storage: _Storage, cursors: Sequence[Any], export: Export, progress: Progress) -> Export:
+    columns = _columns(cursors[0])
+    parts = _parts(cursors[0], columns)
     old = storage.manifest()
+    kept = {part: old[part.path] for part in parts if part.path in old and storage.exists(part.path)}
+    free: SimpleQueue[Any] = SimpleQueue()
+    for cursor in cursors:
+        free.put(cursor)
+
+    def write(part: _Part) -> dict[str, Any]:
+        cursor = free.get()
+        try:
+            return _write(storage, cursor, part, columns[part.table])
+        finally:
+            free.put(cursor)
+
     entries: list[dict[str, Any]] = []
-    for number, part in enumerate(parts, start=1):
-        entry = old.get(part.path)
-        if entry is None or not storage.exists(part.path):
-            entry = _write(storage, cursor, part, columns[part.table])
-            export.written += 1
-        else:
-            export.kept += 1
-        entries.append(entry)
-        export.rows[part.table] = export.rows.get(part.table, 0) + entry["rows"]
-        progress(number, len(parts), part.path)
+    with ThreadPoolExecutor(len(cursors)) as pool:
+        written = {part: pool.submit(write, part) for part in parts if part not in kept}
+        try:
+            for number, part in enumerate(parts, start=1):
+                entries.append(kept[part] if part in kept else written[part].result())
+                export.rows[part.table] = export.rows.get(part.table, 0) + entries[-1]["rows"]
+                progress(number, len(parts), part.path)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    export.written, export.kept = len(written), len(kept)
     paths = {part.path for part in parts}
-    if export.written or paths != set(old):
+    if written or paths != set(old):
         storage.swap_manifest(entries)
     export.removed = storage.remove_all_but(paths)
     return export
@@ -312,8 +330,8 @@ class _Storage:
 
 
 @contextmanager
-def _snapshot(login: Credentials) -> Iterator[Any]:
-    """Yield a cursor that reads one state of the database, and can only read."""
+def _snapshot(login: Credentials) -> Iterator[list[Any]]:
+    """Yield cursors of connections that all read one state of the database, and can only read."""
     from urllib.parse import quote
 
     from adbc_driver_manager import Error
@@ -322,11 +340,22 @@ def _snapshot(login: Credentials) -> Iterator[Any]:
     user, password, dbname = (quote(part, safe="") for part in (login.user, login.password, login.dbname))
     uri = f"postgresql://{user}:{password}@{login.host}:{login.port}/{dbname}?sslmode={login.sslmode}"
     try:
-        with dbapi.connect(uri) as connection, connection.cursor() as cursor:
-            cursor.execute("set transaction isolation level repeatable read read only")
-            cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(_BATCH_BYTES)})
-            yield cursor
-            connection.rollback()
+        with ExitStack() as opened:
+            cursors: list[Any] = []
+            snapshot = None
+            for _ in range(CONNECTIONS):
+                connection = opened.enter_context(dbapi.connect(uri))
+                opened.callback(connection.rollback)
+                cursor = opened.enter_context(connection.cursor())
+                cursor.execute("set transaction isolation level repeatable read read only")
+                if snapshot is None:
+                    cursor.execute("select pg_export_snapshot()")
+                    [[snapshot]] = cursor.fetchall()
+                else:
+                    cursor.execute(f"set transaction snapshot '{snapshot}'")
+                cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(_BATCH_BYTES)})
+                cursors.append(cursor)
+            yield cursors
     except Error as error:
         text = " ".join(str(error).split())[:300]
         raise DatabaseError(f"reading the marts failed: {text}") from error
