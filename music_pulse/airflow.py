@@ -109,7 +109,6 @@ def airflow_environment(settings: Settings, port: int | None = None) -> dict[str
         defaults["AIRFLOW__DATABASE__SQL_ALCHEMY_POOL_SIZE"] = "3"
         defaults["AIRFLOW__DATABASE__SQL_ALCHEMY_MAX_OVERFLOW"] = "3"
     dbt = transform.dbt_environment(settings)
-    del dbt["DBT_TARGET_PATH"]  # Cosmos has a folder for each task
     # Not dbt's login alone, in place of all others: tasks prepare and vacuum, too.
     admin, transformer = settings.credentials("admin"), settings.credentials("transformer")
     dbt |= {"PULSE_POSTGRES_USER": admin.user, "PULSE_POSTGRES_PASSWORD": admin.password}
