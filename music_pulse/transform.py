@@ -27,6 +27,7 @@ Progress = Callable[[int, int, str], None]
 """Called with (nodes done, nodes in all, node name)."""
 
 _runs_here = False  # whether dbt runs in this process, not in one apart
+
 BUILD_LOCK = 7_310_241_002
 """Key of the advisory lock that lets one dbt write at a time."""
 
