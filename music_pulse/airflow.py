@@ -14,7 +14,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -189,6 +189,9 @@ class RunningAirflow:
             if time.monotonic() > deadline:
                 raise AirflowError(f"Airflow isn't ready after {_START_SECONDS:.0f} s: see {self.logs}")
             time.sleep(0.5)
+        # Airflow makes the tasks' API when it is first asked, 4 s that else the first task waits.
+        with suppress(OSError), urllib.request.urlopen(f"{self.address}/execution/health", timeout=60):  # noqa: S310
+            pass
 
     def check(self) -> None:
         """Raise `AirflowError` if a part has ended."""

@@ -140,9 +140,9 @@ def run_trending(
             if time.monotonic() >= next_look:
                 next_look = time.monotonic() + _BLOCKLIST_SECONDS
                 if (changed := _blocklist_now(settings, blocklist)) != blocklist:
-                    logger.info("the block list has changed: the query starts anew with it")
                     blocklist = changed
                     _end(query)
+                    logger.info("the block list has changed: the query starts anew with it")
                     last = _follow(query, last, progress, left_out)
                     query = start()
     finally:
