@@ -104,12 +104,13 @@ def write_manifest(settings: Settings) -> Path:
 
 
 def warm_up(settings: Settings) -> None:
-    """Let this process, and those forked from it, run dbt themselves.
+    """Let this process, and those forked from it, run dbt themselves. Raises `BuildError`.
 
     dbt imports much, and makes more at its first parse: 4 s of the 8 that a build takes that has nothing to do.
     """
     global _runs_here  # a fact of the process
-    _run_here(settings, ["--log-level-file", "none", "parse"], lambda _: None)
+    if _run_here(settings, ["--log-level-file", "none", "parse"], lambda _: None):
+        raise BuildError("dbt can't parse the project: see `pulse dbt parse`")
     _runs_here = True
 
 
@@ -240,6 +241,8 @@ def _run_here(settings: Settings, arguments: Sequence[str], follow: Callable[[st
         gc.set_threshold(*thresholds)
         os.environ.clear()
         os.environ.update(before)
+    if ended.exception:  # dbt's own command would print it
+        follow(json.dumps({"info": {"level": "error", "msg": str(ended.exception)}, "data": {}}))
     return int(not ended.success)
 
 

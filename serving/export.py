@@ -129,8 +129,8 @@ def _bring_up_to_date(storage: _Storage, cursors: Sequence[Any], export: Export,
 
     entries: list[dict[str, Any]] = []
     with ThreadPoolExecutor(len(cursors)) as pool:
-        written = {part: pool.submit(write, part) for part in parts if part not in kept}
         try:
+            written = {part: pool.submit(write, part) for part in parts if part not in kept}
             for number, part in enumerate(parts, start=1):
                 entries.append(kept[part] if part in kept else written[part].result())
                 export.rows[part.table] = export.rows.get(part.table, 0) + entries[-1]["rows"]

@@ -130,7 +130,9 @@ def _elements_before(
 def _last_ends(data: bytes, first_key: bytes) -> list[int]:
     """Return where the last elements end that another follows with this first key, the last of them first."""
     ends: list[int] = []
-    at = len(data) if first_key else -1
+    if not first_key:
+        return ends
+    at = len(data)
     while len(ends) < _NESTED and (at := data.rfind(first_key, 0, at)) >= 0:
         if match := _BETWEEN.search(data, max(at - _SPACES, 0), at):
             ends.append(match.start() + 1)

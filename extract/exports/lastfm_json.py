@@ -56,6 +56,14 @@ class Page(msgspec.Struct, gc=False):
     recenttracks: Page | None = None
 
 
+class PageOfOne(msgspec.Struct, gc=False):
+    """Last.fm makes JSON of XML: a list of one track is that track."""
+
+    track: msgspec.Raw = ABSENT
+    recenttracks: PageOfOne | None = None
+
+
+_decode_page_of_one = msgspec.json.Decoder(PageOfOne).decode
 _decode_page = msgspec.json.Decoder(Page).decode
 _decode_pages = msgspec.json.Decoder(list[Page]).decode
 
@@ -103,9 +111,18 @@ def _tracks(elements: list[Element]) -> list[Element]:
         found = element if type(element) is list else None
         if found is None:
             with suppress(msgspec.DecodeError):
-                found = _tracks_of(_decode_page(element))
+                found = _tracks_of_page(element)
         tracks += [element] if found is None else found
     return tracks
+
+
+def _tracks_of_page(element: Element) -> list[msgspec.Raw] | None:
+    try:
+        return _tracks_of(_decode_page(element))
+    except msgspec.ValidationError:
+        page = _decode_page_of_one(element)
+        track = (page.recenttracks or page).track
+        return [track] if bytes(track).startswith(b"{") else None
 
 
 def _tracks_of(page: Page) -> list[msgspec.Raw] | None:
@@ -115,7 +132,8 @@ def _tracks_of(page: Page) -> list[msgspec.Raw] | None:
 def _recognises(head: Head) -> bool:
     first = head.record(_ONE_PAGE) or head.record()
     page = first.get("recenttracks", first)
-    tracks = page.get("track", [page]) if isinstance(page, dict) else []
+    tracks = page.get("track", page) if isinstance(page, dict) else []
+    tracks = [tracks] if isinstance(tracks, dict) else tracks
     return bool(tracks) and isinstance(tracks[0], dict) and tracks[0].keys() >= {"artist", "name", "mbid"}
 
 

@@ -78,7 +78,7 @@ class PlayBuilder(RowBuilder):
         """Add records in one go; if one of them is out of the ordinary, add none and return False."""
         try:
             plays = [*map(to_play, map(decode, records.values))]
-        except (ValueError, msgspec.DecodeError):
+        except (ValueError, ArithmeticError, msgspec.DecodeError):
             return False
         hashes = [md5(payload).digest() for payload in records.payloads]
         passed_over = plays.count(None)
@@ -130,6 +130,8 @@ class PlayBuilder(RowBuilder):
                 raise InputError(f"record {number} isn't UTF-8: save the file in that encoding") from None
             except msgspec.DecodeError:
                 self._refuse("not JSON", bytes(payload), digest, (name, number))
+            except (ValueError, ArithmeticError) as error:
+                self._refuse(f"can't be read: {error}", bytes(payload), digest, (name, number))
             else:
                 for column, value in zip(self._columns, play, strict=True):
                     column.append(value)
@@ -175,7 +177,7 @@ def utc_seconds_of_words(text: str) -> int:
         day, month, year, time = text.replace(",", "").split()
         hour, minute = time.split(":")
         since = datetime(int(year), _MONTHS[month], int(day), int(hour), int(minute)) - _EPOCH
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, OverflowError):
         raise RefusedListen("its time can't be read") from None
     return since.days * 86400 + since.seconds
 
@@ -197,5 +199,5 @@ def length_ms(seconds: float | None) -> int | None:
     """Return the length of a track in milliseconds; None for what no length can be."""
     if not seconds:
         return None
-    length = int(seconds * 1000)
-    return length if 0 < length <= MAX_DURATION_MS else None
+    milliseconds = seconds * 1000
+    return int(milliseconds) if 1 <= milliseconds <= MAX_DURATION_MS else None

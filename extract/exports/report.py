@@ -65,10 +65,14 @@ def count_repeats(connection: psycopg.Connection, files: Sequence[ImportedFile],
 
     Near-duplicates are counted between neighbours, without dbt's rule of which of a chain is kept.
     """
-    loads = {file.load_id: file for file in files if file.load_id}
+    loads = {file.load_id: file for file in files if file.load_id and file.earliest}
     if not loads:
         return
-    asked: dict[str, Any] = {"loads": list(loads), "least_played_ms": least_played_ms(settings)}
+    asked: dict[str, Any] = {
+        "loads": list(loads),
+        "least_played_ms": least_played_ms(settings),
+        "gap": timedelta(seconds=float(settings.dbt_vars.get("near_duplicate_seconds", NEAR_SECONDS))),
+    }
     asked["earliest"] = min((file.earliest for file in loads.values() if file.earliest), default=None)
     asked["latest"] = max((file.latest for file in loads.values() if file.latest), default=None)
     if len(loads) == 1:
@@ -96,13 +100,11 @@ def count_repeats(connection: psycopg.Connection, files: Sequence[ImportedFile],
     )
     for load_id, file in loads.items():
         file.duplicates = file.landed - new_listens.get(load_id, 0)
-    for load_id, count in _near_duplicates(connection, asked, settings):
+    for load_id, count in _near_duplicates(connection, asked):
         loads[load_id].near_duplicates = count
 
 
-def _near_duplicates(
-    connection: psycopg.Connection, asked: dict[str, Any], settings: Settings
-) -> list[tuple[str, int]]:
+def _near_duplicates(connection: psycopg.Connection, asked: dict[str, Any]) -> list[tuple[str, int]]:
     """Return load id and number of plays with a neighbour of another origin (design of dbt's `origin_of`)."""
     return connection.execute(
         f"""
@@ -137,7 +139,7 @@ def _near_duplicates(
         where (follows or precedes) and load_id = any(%(loads)s)
         group by load_id
         """.encode(),
-        asked | {"gap": timedelta(seconds=float(settings.dbt_vars.get("near_duplicate_seconds", NEAR_SECONDS)))},
+        asked,
     ).fetchall()
 
 
@@ -149,7 +151,7 @@ def _has_others(connection: psycopg.Connection, load_id: str, asked: dict[str, A
             select 1
             from raw.listens
             where
-                listened_at between %(earliest)s and %(latest)s
+                listened_at between %(earliest)s - %(gap)s and %(latest)s + %(gap)s
                 and (_dlt_load_id < %(load)s or _dlt_load_id > %(load)s)
         )
         """,

@@ -15,7 +15,7 @@ from helpers import DATA
 
 from extract.exports.format import Head
 from extract.exports.formats import FORMATS, detect, format_called, refuse
-from extract.exports.plays import PlayBuilder
+from extract.exports.plays import PlayBuilder, length_ms
 from extract.rows import RowBuilder
 from music_pulse.errors import InputError
 
@@ -205,6 +205,7 @@ LASTFM = {
         [{"recenttracks": {"track": [PLAYING, TRACK]}}],
         {"recenttracks": {"track": [PLAYING, TRACK], "@attr": {"page": "1"}}},
         [PLAYING, TRACK],
+        [{"recenttracks": {"track": TRACK}}, {"recenttracks": {"track": PLAYING}}],
     ],
 )
 def test_lastfm_pages_in_any_of_their_forms(document: Any) -> None:
@@ -275,6 +276,7 @@ def test_a_koito_listen_goes_by_its_primary_names_and_no_artist_is_left_out() ->
         ("spotify_short", {**SHORT, "artistName": "a\0"}, "artist_name has a NUL or a lone surrogate"),
         ("lastfm_json", {**TRACK, "date": {"uts": "soon"}}, "listened_at is not a number"),
         ("lastfm_json", {**TRACK, "date": None}, "listened_at is missing"),
+        ("lastfm_json", {**TRACK, "date": {"uts": "9" * 5_000}}, None),
         ("maloja", {**SCROBBLE, "track": {"artists": [], "title": "T"}}, "artists is empty"),
         ("koito", {**KOITO, "artists": []}, "artist_name is missing"),
         ("lastfm_json", {**TRACK, "artist": 5}, "Expected `object`, got `int` - at `$.artist`"),
@@ -320,7 +322,8 @@ def test_records_added_in_one_go_are_as_those_added_one_by_one(odd: list[Any], m
 
 
 @pytest.mark.parametrize(
-    ("other", "landed"), [({"track": [TRACK] * 2}, 2), (TRACK, 1), ({}, 0), ({"track": 7}, 0), (7, 0)]
+    ("other", "landed"),
+    [({"track": [TRACK] * 2}, 2), ({"track": TRACK}, 1), (TRACK, 1), ({}, 0), ({"track": 7}, 0), (7, 0)],
 )
 def test_a_page_of_another_form_does_not_touch_the_others(
     other: Any, landed: int, monkeypatch: pytest.MonkeyPatch
@@ -337,6 +340,8 @@ def test_bad_csv_rows_and_broken_json_are_kept_as_they_stand() -> None:
         ("file:2", "not 8 or 4 columns", "1,2,3"),
         ("file:3", "listened_at is not a number", "soon,x,A,,,,T,"),
     ]
+    _, refused, _ = rows_of("lastfm_csv", csv_text(["A", "L", "T", "99999999999 Feb 2016 17:59"]))
+    assert [row["reason"] for row in refused] == ["its time can't be read"]
     broken = json.dumps([STREAM]).encode()[:-1] + b', {"ts": nonsense}]'
     listens, [row], _ = rows_of("spotify_extended", broken)
     assert (len(listens), row["reason"], row["payload"]) == (1, "not JSON", '{"ts": nonsense}')
@@ -365,3 +370,11 @@ def test_names_are_validated_once_and_remembered_within_bounds(monkeypatch: pyte
     records = [{**SHORT, "trackName": f"T{number % 7}", "artistName": f"A{number}"} for number in range(20)]
     assert len(told("spotify_short", json.dumps(records))) == 20
     assert issubclass(PlayBuilder, RowBuilder)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "length"),
+    [(None, None), (0, None), (0.5e-3, None), (354, 354_000), (-1, None), (1e308, None), (float("nan"), None)],
+)
+def test_a_length_that_no_track_can_have_is_unknown(seconds: float | None, length: int | None) -> None:
+    assert length_ms(seconds) == length

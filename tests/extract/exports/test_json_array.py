@@ -101,6 +101,12 @@ def test_elements_may_begin_with_different_keys() -> None:
     assert decoded(json.dumps(records).encode(), chunk=100) == records
 
 
+@pytest.mark.parametrize("first", [{}, None, 7, []])
+def test_what_begins_with_no_key_is_followed_by_the_others(first: Any) -> None:
+    records = [first, *RECORDS]
+    assert decoded(json.dumps(records).encode(), chunk=100) == records
+
+
 def test_an_element_without_end_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(json_array, "MAX_ELEMENT", 1_000)
     with pytest.raises(InputError, match="record 1 is longer than"):
