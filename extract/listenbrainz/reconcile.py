@@ -318,7 +318,8 @@ class _User:
         known = Known(
             changes=self.changes,
             recent=tally.recent,
-            deleted=held.deleted((now - _DELETIONS_S, now)),
+            # Of this second only what others found: our own are among the changes.
+            deleted=held.deleted((now - _DELETIONS_S, now if self.ended.tombstones else now + 1)),
             timeless=sum(row is None for row in held.refused.values()),
         )
         verified = verified_of(self._state(), self.ended.user_name)
