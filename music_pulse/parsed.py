@@ -11,9 +11,12 @@ import pprint
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+PARSE = "partial_parse.msgpack"
+"""What dbt calls its parse in a target folder."""
 
 _PROJECT = Path(__file__).resolve().parents[1] / "dbt_project"
-_NAME = "partial_parse.msgpack"
 
 
 def take_over(shipped: Path = _PROJECT / "target") -> None:
@@ -21,10 +24,18 @@ def take_over(shipped: Path = _PROJECT / "target") -> None:
 
     Does nothing where there is one already, or none to take; dbt itself sees what has changed in the project since.
     """
-    own = Path(os.environ["DBT_TARGET_PATH"]) / _NAME
-    if (shipped / _NAME).exists() and not own.exists():
+    own = Path(os.environ["DBT_TARGET_PATH"]) / PARSE
+    if (shipped / PARSE).exists() and not own.exists():
         with suppress(Exception):  # what is wrong with the profile or a file, dbt will say
-            _write(_as_of_this_connection((shipped / _NAME).read_bytes()), own)
+            put(_as_of_this_connection((shipped / PARSE).read_bytes()), own)
+
+
+def put(content: bytes, path: Path) -> None:
+    """Write a file of dbt's that readers find whole or not at all, also where two write it at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        file.write(content)
+    os.replace(file.name, path)
 
 
 def _as_of_this_connection(parse: bytes) -> bytes:
@@ -50,10 +61,3 @@ def _as_of_this_connection(parse: bytes) -> bytes:
     parsed["state_check"]["profile_hash"] = FileHash.from_contents(identity).to_dict()
     written: bytes = msgpack.packb(parsed)
     return written
-
-
-def _write(parse: bytes, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    whole = path.with_suffix(f".{os.getpid()}")
-    whole.write_bytes(parse)
-    whole.replace(path)

@@ -6,18 +6,17 @@ import json
 import logging
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 from music_pulse.database import connect
 from music_pulse.errors import BuildError
+from music_pulse.parsed import PARSE, put, take_over
 from music_pulse.settings import PROJECT_ROOT, Settings
 from music_pulse.stack import environment
 
@@ -96,10 +95,7 @@ def write_manifest(settings: Settings) -> Path:
     """Parse the project and put its manifest, whole, where the DAGs find it. Raises `BuildError`."""
     _run_or_raise(settings, ["parse"])
     path = manifest_path(settings)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write((target_path(settings) / "manifest.json").read_bytes())
-    os.replace(file.name, path)
+    put((target_path(settings) / "manifest.json").read_bytes(), path)
     return path
 
 
@@ -117,10 +113,8 @@ def warm_up(settings: Settings) -> None:
 def check_freshness(settings: Settings) -> None:
     """Ask when the sources last got something. Raises `BuildError` naming what is stale by `error_after`."""
     builds, own = target_path(settings), target_path(settings) / "freshness"  # it waits for no build that writes there
-    own.mkdir(parents=True, exist_ok=True)
-    parsed = "partial_parse.msgpack"
-    if not (own / parsed).exists() and (builds / parsed).exists():
-        shutil.copy(builds / parsed, own / parsed)  # else all is parsed anew
+    if not (own / PARSE).exists() and (builds / PARSE).exists():
+        put((builds / PARSE).read_bytes(), own / PARSE)  # else all is parsed anew
     _run_or_raise(settings, ["source", "freshness", "--target-path", str(own)])
 
 
@@ -223,8 +217,6 @@ def _run_here(settings: Settings, arguments: Sequence[str], follow: Callable[[st
 
     from dbt.cli.main import dbtRunner
     from dbt_common.events.functions import msg_to_json
-
-    from music_pulse.parsed import take_over
 
     def read(event: Any) -> None:
         if event.info.level != "debug" or event.info.name in _RESULTS:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import time
 
-from confluent_kafka import KafkaException, TopicCollection
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[attr-defined]
 
-from streaming.client.backoff import delays
+from streaming.client.backoff import asked_again
 from streaming.client.config import KafkaConfig
 from streaming.client.connection import check
 from streaming.client.errors import translated
@@ -24,16 +23,15 @@ def topic_incarnation(config: KafkaConfig, topic: str) -> str:
     """
     cluster = check(config, [topic]).cluster_id
     admin = AdminClient(config.confluent(), logger=LibrdkafkaLog())
-    deadline = time.monotonic() + config.delivery_timeout
-    for delay in delays():
-        future = admin.describe_topics(TopicCollection([topic]), request_timeout=config.connect_timeout)[topic]
-        try:
-            return f"{cluster}/{future.result().topic_id}"
-        except KafkaException as error:
-            if not error.args[0].retriable() or time.monotonic() + delay > deadline:
-                raise translated(error, f"describing topic {topic}") from error
-            time.sleep(delay)
-    raise AssertionError("delays never end")
+
+    def ask() -> str:
+        found = admin.describe_topics(TopicCollection([topic]), request_timeout=config.connect_timeout)
+        return f"{cluster}/{found[topic].result().topic_id}"
+
+    try:
+        return asked_again(ask, KafkaError.retriable, config.delivery_timeout)
+    except KafkaException as error:
+        raise translated(error, f"describing topic {topic}") from error
 
 
 def warn_of_producers_clocks(config: KafkaConfig, topic: str) -> None:

@@ -73,8 +73,8 @@ def count_repeats(connection: psycopg.Connection, files: Sequence[ImportedFile],
         "least_played_ms": least_played_ms(settings),
         "gap": timedelta(seconds=float(settings.dbt_vars.get("near_duplicate_seconds", NEAR_SECONDS))),
     }
-    asked["earliest"] = min((file.earliest for file in loads.values() if file.earliest), default=None)
-    asked["latest"] = max((file.latest for file in loads.values() if file.latest), default=None)
+    asked["earliest"] = min(file.earliest for file in loads.values() if file.earliest)
+    asked["latest"] = max(file.latest for file in loads.values() if file.latest)
     if len(loads) == 1:
         [(load_id, file)] = loads.items()
         if not _has_others(connection, load_id, asked):

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from confluent_kafka import KafkaError, KafkaException
+
+T = TypeVar("T")
 
 
 def delays(first: float = 0.05, longest: float = 2.0, rng: random.Random | None = None) -> Iterator[float]:
@@ -17,3 +23,16 @@ def delays(first: float = 0.05, longest: float = 2.0, rng: random.Random | None 
     while True:
         yield source.uniform(0, bound)
         bound = min(bound * 2, longest)
+
+
+def asked_again(ask: Callable[[], T], is_passing: Callable[[KafkaError], bool], seconds: float) -> T:
+    """Return the answer; for `seconds`, ask again after what is passing. Raises `KafkaException`."""
+    deadline = time.monotonic() + seconds
+    for delay in delays():
+        try:
+            return ask()
+        except KafkaException as error:
+            if not is_passing(error.args[0]) or time.monotonic() + delay > deadline:
+                raise
+            time.sleep(delay)
+    raise AssertionError("delays never end")

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from streaming.client.backoff import delays
+from streaming.client.backoff import asked_again
 from streaming.client.config import KafkaConfig
 from streaming.client.connection import check
 from streaming.client.errors import StreamError, translated
@@ -33,8 +32,6 @@ _MOVES = {
     KafkaError.UNKNOWN_LEADER_EPOCH,
 }
 """Who answers for the group, or the partition, is being found, as after a broker's start: soon somebody does."""
-
-T = TypeVar("T")
 
 
 class Lag(NamedTuple):
@@ -56,7 +53,7 @@ def measure_lag(config: KafkaConfig, groups: Iterable[str], topics: Sequence[str
     admin = AdminClient(config.confluent(), logger=LibrdkafkaLog())
     try:
         starts, ends = (
-            _patiently(partial(_ends, admin, config, partitions, spec), config.connect_timeout)
+            asked_again(partial(_ends, admin, config, partitions, spec), _is_passing, config.connect_timeout)
             for spec in (OffsetSpec.earliest(), OffsetSpec.latest())  # type: ignore[no-untyped-call]
         )
         lags = []
@@ -89,23 +86,15 @@ def _committed(config: KafkaConfig, group: str, partitions: Sequence[Partition])
     consumer = Consumer(options, logger=LibrdkafkaLog())
     wanted = [TopicPartition(*partition) for partition in partitions]
     try:
-        found = _patiently(lambda: consumer.committed(wanted, timeout=config.connect_timeout), config.connect_timeout)
+        ask = partial(consumer.committed, wanted, timeout=config.connect_timeout)
+        found = asked_again(ask, _is_passing, config.connect_timeout)
         return {Partition(place.topic, place.partition): place.offset for place in found if place.offset >= 0}
     finally:
         consumer.close()
 
 
-def _patiently(ask: Callable[[], T], patience: float) -> T:
-    """Ask again for `patience` seconds while leaders or coordinators move."""
-    deadline = time.monotonic() + patience
-    for delay in delays():
-        try:
-            return ask()
-        except KafkaException as error:
-            if error.args[0].code() not in _MOVES or time.monotonic() + delay > deadline:
-                raise
-            time.sleep(delay)
-    raise AssertionError("delays never end")
+def _is_passing(error: KafkaError) -> bool:
+    return error.code() in _MOVES
 
 
 class LagCollector(Collector):

@@ -20,6 +20,7 @@ from streaming.client import (
     lag,
     measure_lag,
 )
+from streaming.client.backoff import asked_again
 
 
 def test_lag_is_what_a_group_has_yet_to_read(config: KafkaConfig, make_topic: MakeTopic, group: str) -> None:
@@ -66,10 +67,10 @@ def test_a_broker_that_is_still_finding_its_leaders_is_asked_again() -> None:
             raise KafkaException(KafkaError(answers.pop()))
         return "answered"
 
-    assert lag._patiently(ask, patience=30) == "answered"
+    assert asked_again(ask, lag._is_passing, seconds=30) == "answered"
     answers.append(KafkaError.TOPIC_AUTHORIZATION_FAILED)
     with pytest.raises(KafkaException):
-        lag._patiently(ask, patience=30)
+        asked_again(ask, lag._is_passing, seconds=30)
 
 
 def test_prometheus_is_told_at_each_scrape(config: KafkaConfig, make_topic: MakeTopic, group: str) -> None:
