@@ -76,8 +76,7 @@ setup-all: .venv/.all ## make .venv with everything (Spark, Kafka, Airflow, test
 .venv/.batch: .venv/.uv requirements/batch.txt pyproject.toml
 	$(BIN)/uv pip install --quiet --compile-bytecode --require-hashes -r requirements/batch.txt
 	@$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
-	@DBT_TARGET_PATH="$(CURDIR)/dbt_project/target" $(BIN)/dbt --quiet --log-level-file none parse \
-		--project-dir "$(CURDIR)/dbt_project" --profiles-dir "$(CURDIR)"
+	@$(BIN)/python -m music_pulse.parsed
 	@touch $@
 
 .venv/.streaming: .venv/.batch requirements/streaming.txt
