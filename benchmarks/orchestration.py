@@ -114,7 +114,7 @@ class _Client:
     def run_seconds(self) -> float:
         """Wait for the end of the newest run, and return how long it took by Airflow's clock."""
         while True:
-            time.sleep(0.5)
+            time.sleep(2)
             runs = self.ask("GET", f"/api/v2/dags/{DAG}/dagRuns?order_by=-run_after&limit=1")["dag_runs"]
             if runs and runs[0]["state"] not in ("queued", "running"):
                 break

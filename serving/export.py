@@ -48,6 +48,9 @@ WHOLE = {
     "reconciliation": "user_id",
 }
 """Tables in one file, and the order of their rows."""
+SORTED_HERE = {"daily_aggregates", "daily_top"}
+"""Tables of which a file fits in memory, as it holds what was heard on its days, not each listen: Arrow sorts it in a
+fifth of the time that the database takes. The others are streamed in the database's order."""
 
 CONNECTIONS = 2
 """How many files are read and written at a time."""
@@ -147,12 +150,16 @@ def _bring_up_to_date(storage: _Storage, cursors: Sequence[Any], export: Export,
 
 
 def _write(storage: _Storage, cursor: Any, part: _Part, columns: dict[str, str]) -> dict[str, Any]:
-    order = BY_MONTH.get(part.table) or WHOLE[part.table]
+    order = (BY_MONTH.get(part.table) or WHOLE[part.table]).split(", ")
     chosen = ", ".join(f"cast({name} as text) as {name}" if kind == "uuid" else name for name, kind in columns.items())
+    statement = f"select {chosen} from marts.{part.table} {_in_month(part.month)}"
     # Every order begins or ends with a key, so the same rows give the same file; uuids are ordered as themselves.
-    qualified = ", ".join(f"marts.{part.table}.{name.strip()}" for name in order.split(","))
-    cursor.execute(f"select {chosen} from marts.{part.table} {_in_month(part.month)} order by {qualified}")
-    reader = cursor.fetch_record_batch()
+    if part.table in SORTED_HERE:
+        cursor.execute(statement)
+        reader = cursor.fetch_arrow_table().sort_by([(name, "ascending") for name in order]).to_reader(ROW_GROUP_ROWS)
+    else:
+        cursor.execute(f"{statement} order by {', '.join(f'marts.{part.table}.{name}' for name in order)}")
+        reader = cursor.fetch_record_batch()
     rows = 0
     with (
         storage.new_file(part.path) as sink,
@@ -208,8 +215,12 @@ def _parts(cursor: Any, columns: dict[str, dict[str, str]]) -> list[_Part]:
     """Return the files that the snapshot should have. A change of any listen moves its month's fingerprint."""
     cursor.execute(
         """
-        select to_char(day, 'YYYY-MM'), count(*), cast(max(updated_at) as text)
-        from marts.listen_events
+        select to_char(day, 'YYYY-MM'), cast(sum(listens) as bigint), cast(max(newest) as text)
+        from (  -- by day first: few are written out as months
+            select day, count(*) as listens, max(updated_at) as newest
+            from marts.listen_events
+            group by day
+        ) as days
         group by 1
         order by 1
         """

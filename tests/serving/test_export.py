@@ -71,6 +71,14 @@ def test_months_have_files_of_their_own_and_only_their_days(marts: Settings, tmp
         assert months == {"2019-07", "2019-08", "2020-08"}
 
 
+def test_the_rows_of_a_file_are_in_the_order_of_its_table(marts: Settings, tmp_path: Path) -> None:
+    export_marts(marts, str(tmp_path))
+    for table, order in (BY_MONTH | WHOLE).items():
+        for path in snapshot_files(tmp_path, table):
+            keys = [tuple(row.values()) for row in pq.ParquetFile(path).read(columns=order.split(", ")).to_pylist()]
+            assert keys == sorted(keys), table
+
+
 def test_with_nothing_new_nothing_is_written(marts: Settings, tmp_path: Path) -> None:
     export_marts(marts, str(tmp_path))
     before = files_in(tmp_path)
