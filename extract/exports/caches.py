@@ -12,6 +12,8 @@ from music_pulse.listens import uuid_bytes
 _SIZE = 100_000
 _LONGEST = 1_000
 """Characters or bytes of a key that is remembered."""
+_ROOM = 20_000_000
+"""Those of all keys together."""
 
 K = TypeVar("K", bound=str | bytes | None)
 V = TypeVar("V")
@@ -23,12 +25,16 @@ class Cache(dict[K, V]):
     def __init__(self, compute: Callable[[K], V]) -> None:
         super().__init__()
         self._compute = compute
+        self._held = 0
 
     def __missing__(self, key: K) -> V:
         value = self._compute(key)
-        if len(self) >= _SIZE:
-            self.clear()
-        if key is None or len(key) <= _LONGEST:
+        length = len(key or "")
+        if length <= _LONGEST:
+            if len(self) >= _SIZE or self._held + length > _ROOM:
+                self.clear()
+                self._held = 0
+            self._held += length
             self[key] = value
         return value
 

@@ -20,6 +20,17 @@ def test_each_value_is_computed_once_within_bounds(monkeypatch: pytest.MonkeyPat
     assert len(cache) <= 3
 
 
+def test_long_keys_together_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(caches, "_ROOM", 10)
+    cache = Cache(lambda key: key)
+    for key in ("aaaa", "bbbb", None, "cc", "aaaa"):
+        assert cache[key] == key
+    assert list(cache) == ["aaaa", "bbbb", None, "cc"]
+    assert (cache["d"], list(cache)) == ("d", ["d"])
+    assert [cache[key] for key in ("123456789", "e")] == ["123456789", "e"]
+    assert list(cache) == ["e"]
+
+
 class Part(msgspec.Struct):
     name: list[str]
 

@@ -5,6 +5,9 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.dirfs import DirFileSystem
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.registry import _registry
 
 from extract.exports import files
 from extract.exports.files import FoundFile, find_files, opened, unchanged
@@ -60,6 +63,30 @@ def test_what_was_asked_for_by_name_is_known_from_what_was_found(tmp_path: Path)
 def test_an_address_of_another_kind_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="ftp://host/a.json: files are imported from paths, s3:// and gs://"):
         found("ftp://host/a.json")
+
+
+def test_a_bucket_of_google_is_read_through_its_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders on disk, behind fsspec's own interface, stand for the buckets: gcsfs isn't installed."""
+
+    class Buckets(DirFileSystem):
+        protocol = "gs"
+
+        def __init__(self) -> None:
+            super().__init__(path=str(tmp_path), fs=LocalFileSystem(), skip_instance_cache=True)
+
+    for name in ("histories/ann/b.json", "histories/ann/in/a.json", "histories/ann/.c.json", "histories/bob/d.json"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    monkeypatch.setitem(_registry, "gs", Buckets)
+    assert found("gs://histories/ann") == ["gs://histories/ann/b.json", "gs://histories/ann/in/a.json"]
+    assert found("gs://histories/*/d.json", "gs://no/a.json") == ["gs://histories/bob/d.json", "gs://no/a.json"]
+    [file, missing] = find_files(Settings(_env_file=None), ["gs://histories/bob/d.json", "gs://no/a.json"])
+    with file.local() as copy:
+        assert (copy.name, copy.read_text()) == ("d.json", "histories/bob/d.json")
+    assert not copy.exists()
+    with pytest.raises(InputError, match="gs://no/a.json: no such file"), missing.local():
+        pass
 
 
 @pytest.mark.parametrize(
