@@ -29,7 +29,7 @@ class Cache(dict[K, V]):
 
     def __missing__(self, key: K) -> V:
         value = self._compute(key)
-        length = len(key or "")
+        length = 0 if key is None else len(key)
         if length <= _LONGEST:
             if len(self) >= _SIZE or self._held + length > _ROOM:
                 self.clear()
