@@ -40,7 +40,9 @@ if sys.platform == "linux":
 from dbt.cli.main import cli
 gc.freeze()  # what dbt imports stays
 gc.set_threshold(*{_GC_THRESHOLDS})
+from music_pulse.dbt_events import drop_unlogged
 from music_pulse.parsed import take_over
+drop_unlogged()
 take_over()
 cli(prog_name="pulse dbt")
 """

@@ -160,7 +160,12 @@
         users.user_id,
         {{ time_zone_of('users.user_id') }}
     from (
+        {%- if is_incremental() %}
         select distinct user_id from {{ this }} where changed_at = {{ change_id() }}
+        {%- else %}
+        -- mark_near_duplicates has noted them.
+        select distinct user_id from origins
+        {%- endif %}
     ) as users
     where users.user_id not in (select used.user_id from {{ ref('int_user_time_zones') }} as used)
 {%- endmacro %}

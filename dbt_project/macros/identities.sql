@@ -137,6 +137,7 @@
 {% macro note_known_mbids(looks_at_all) -%}
     {%- if looks_at_all -%}
     delete from {{ ref('int_known_mbids') }};
+    with
     {%- else -%}
     with changed as (
         select written.artist_id, written.track_id, written.artist_mbids, written.recording_mbid
@@ -158,33 +159,43 @@
     forgotten as (
         delete from {{ ref('int_known_mbids') }} as noted
         where (noted.kind, noted.id) in (select touched.kind, touched.id from touched)
-    )
+    ),
     {%- endif %}
+    spelt as materialized (
+        select distinct held.artist_id, held.artist_key, held.artist_mbids, held.track_id, held.recording_mbid
+        from {{ this }} as held
+        where (held.artist_mbids is not null or held.recording_mbid is not null)
+            and {{ is_accepted('held') }}
+            {%- if not looks_at_all %}
+            and exists (select 1 from touched)
+            and (
+                held.artist_id in (select artists.id from touched as artists where artists.kind = 'artist')
+                or held.track_id in (select tracks.id from touched as tracks where tracks.kind = 'track')
+            )
+            {%- endif %}
+    )
     insert into {{ ref('int_known_mbids') }} (kind, id, artist_id, mbids)
     select 'artist', lists.artist_id, lists.artist_id, {{ complete_list('lists') }}
     from (
         select distinct
-            held.artist_id,
-            held.artist_key,
-            replace(lower(held.artist_mbids), ' ', '') as mbids
-        from {{ this }} as held
-        where held.artist_mbids is not null
-            and {{ is_accepted('held') }}
+            spelt.artist_id,
+            spelt.artist_key,
+            replace(lower(spelt.artist_mbids), ' ', '') as mbids
+        from spelt
+        where spelt.artist_mbids is not null
             {{ and_is_one_of_touched('artist', looks_at_all) }}
     ) as lists
     where {{ is_list_of_artists('lists.mbids') }}
     union all
-    select distinct 'track', held.track_id, held.artist_id, cast(held.recording_mbid as text)
-    from {{ this }} as held
-    where held.recording_mbid is not null
-        and {{ is_accepted('held') }}
+    select distinct 'track', spelt.track_id, spelt.artist_id, cast(spelt.recording_mbid as text)
+    from spelt
+    where spelt.recording_mbid is not null
         {{ and_is_one_of_touched('track', looks_at_all) }}
 {%- endmacro %}
 
 {% macro and_is_one_of_touched(kind, looks_at_all) -%}
     {%- if not looks_at_all -%}
-    and exists (select 1 from touched where touched.kind = '{{ kind }}')
-    and held.{{ kind }}_id = any(array(select touched.id from touched where touched.kind = '{{ kind }}'))
+    and spelt.{{ kind }}_id in (select touched.id from touched where touched.kind = '{{ kind }}')
     {%- endif -%}
 {%- endmacro %}
 
@@ -205,7 +216,7 @@
 {#- The list; with the number of names that the spelling credits, where that is more than the list has: a client that
     sends the first artist's MBID alone must not make "A feat. B" one with "A". -#}
 {% macro complete_list(lists) -%}
-    {%- set between_names = '( (feat|ft|featuring|with|and|x|vs)\.? | [&+/] |; |, (?!the ))' -%}
+    {%- set between_names = '( (feat|ft|featuring|with|and|x|vs)\\.? | [&+/] |; |, (?!the ))' -%}
     {{ lists }}.mbids || case
         when regexp_count({{ lists }}.artist_key, '{{ between_names }}') > regexp_count({{ lists }}.mbids, ',')
             then ' of ' || (regexp_count({{ lists }}.artist_key, '{{ between_names }}') + 1)

@@ -7,11 +7,11 @@
     {%- set looks_at_all = not is_incremental() or has_rule_changed(['near_duplicate_seconds']) -%}
     {%- set columns = ['listen_id', 'track_id', 'listened_at', 'source', 'submission_client', 'origin'] -%}
     {%- set limit = "interval '1 second' * " ~ var('near_duplicate_seconds') -%}
+    {%- if looks_at_all -%}
+    {{ note_origins() }};
+    {% endif -%}
     with recursive
     {%- if looks_at_all %}
-    origins as (
-        select distinct user_id, source, submission_client, origin from {{ this }}
-    ),
     users as (
         select
             origins.user_id,
@@ -240,6 +240,13 @@
     set changed_at = {{ change_id() }}
     where near_duplicate_of is not null
     {%- endif %}
+{%- endmacro %}
+
+{#- Who has listens from where, as a temporary table of the transaction: a build of everything asks twice. -#}
+{% macro note_origins() -%}
+    create temporary table origins on commit drop as
+    select distinct user_id, source, submission_client, origin
+    from {{ this }}
 {%- endmacro %}
 
 {#- Where a row came from, as text: its source, client and file; what is unknown counts as a value. -#}

@@ -44,9 +44,10 @@ in_question as (
 
 arrived as {{ not_materialized() }} (
 
+    {%- for landed in [ref('stg_batch__listens'), ref('stg_stream__listens')] %}
+    {%- if is_incremental() %}
     -- Laterals with a limit of their own are looked up by index, one by one:
     -- the planner can't know that few loads and few listens are new.
-    {%- for landed in [ref('stg_batch__listens'), ref('stg_stream__listens')] %}
     select listens.*
     from pending_loads
     cross join lateral (
@@ -55,11 +56,8 @@ arrived as {{ not_materialized() }} (
             {{ columns | join(', ') }}
         from {{ landed }} as landed
         where landed.load_id = pending_loads.load_id
-        {%- if is_incremental() %}
         offset 0
-        {%- endif %}
     ) as listens
-    {%- if is_incremental() %}
     union all
     select
         landed.load_id,
@@ -72,6 +70,16 @@ arrived as {{ not_materialized() }} (
         and (select max(in_question.listened_at) from in_question)
         and landed.listen_id in (select in_question.listen_id from in_question)
         and landed.load_id in ({{ loads() }})
+    {%- else %}
+    select
+        load_id,
+        {{ columns | join(', ') }}
+    from {{ landed }} as landed
+    -- `is true` keeps it from becoming a join, which hands every row on once more.
+    where
+        (
+            landed.load_id in (select pending_loads.load_id from pending_loads)
+        ) is true
     {%- endif %}
     {{- '\n    union all' if not loop.last }}
     {%- endfor %}

@@ -1,34 +1,15 @@
 with
 
-listens as (
-
-    select *
-    from {{ ref('int_listens_deduplicated') }} as listens
-    where
-        {{ is_accepted('listens') }}
-        {%- if not rebuilds_all() %}
-        and artist_id in (
-            select changed.artist_id from ({{ changed_listens() }}) as changed
-        )
-        {%- endif %}
-
-),
-
 variants as (
 
-    select
-        artist_id,
-        track_id,
-        user_id,
-        artist_name,
-        artist_mbids,
-        count(*) as listens,
-        min(listened_at) as first_played_at,
-        max(listened_at) as last_played_at,
-        any_value(artist_key) as artist_key
-
-    from listens
-    group by artist_id, track_id, user_id, artist_name, artist_mbids
+    select *
+    from {{ ref('int_track_variants') }}
+    {%- if not rebuilds_all() %}
+    where
+        artist_id in (
+            select changed.artist_id from ({{ changed_listens() }}) as changed
+        )
+    {%- endif %}
 
 ),
 

@@ -1,39 +1,15 @@
 with
 
-listens as (
-
-    select *
-    from {{ ref('int_listens_deduplicated') }} as listens
-    where
-        {{ is_accepted('listens') }}
-        {%- if not rebuilds_all() %}
-        and track_id in (
-            select changed.track_id from ({{ changed_listens() }}) as changed
-        )
-        {%- endif %}
-
-),
-
--- Far fewer rows than listens: the rest is counted from these.
 variants as (
 
-    select
-        track_id,
-        user_id,
-        track_name,
-        album,
-        recording_mbid,
-        count(*) as listens,
-        max(coalesce(duration_ms, played_ms)) as duration_ms,
-        min(listened_at) as first_played_at,
-        max(listened_at) as last_played_at,
-        -- A track id holds them all.
-        any_value(artist_id) as artist_id,
-        any_value(artist_key) as artist_key,
-        any_value(track_key) as track_key
-
-    from listens
-    group by track_id, user_id, track_name, album, recording_mbid
+    select *
+    from {{ ref('int_track_variants') }}
+    {%- if not rebuilds_all() %}
+    where
+        track_id in (
+            select changed.track_id from ({{ changed_listens() }}) as changed
+        )
+    {%- endif %}
 
 ),
 

@@ -24,6 +24,8 @@ listens as (
             coalesce(track_redirects.canonical_id, events.track_id)
         ) in ({{ touched_entities() }})
     {%- endif %}
+    -- One sort, by the key: what groups, the key and the models after it need no other.
+    order by events.day asc, events.user_id asc, track_id asc, artist_id asc
 
 ),
 
@@ -41,8 +43,6 @@ counted as (
 
     from listens
     group by day, user_id, track_id, artist_id
-    -- What comes after it reads the days in order.
-    order by day asc
 
 )
 
