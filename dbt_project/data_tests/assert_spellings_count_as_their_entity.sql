@@ -9,13 +9,13 @@ spellings as (
     where
         track_id in (
             select redirects.id
-            from {{ ref('entity_redirects') }} as redirects
-            where redirects.kind = 'track'
+            from {{ ref('int_redirects') }} as redirects
+            where redirects.kind = 'track' and redirects.is_current
         )
         or artist_id in (
             select redirects.id
-            from {{ ref('entity_redirects') }} as redirects
-            where redirects.kind = 'artist'
+            from {{ ref('int_redirects') }} as redirects
+            where redirects.kind = 'artist' and redirects.is_current
         )
 
 )
