@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import psycopg
 import pytest
 from helpers import MakeWarehouse
 
@@ -52,7 +53,13 @@ def _logs_as_they_were() -> Iterator[None]:
 def server_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The home of a server that runs as long as the session does; each worker has its own."""
     home = tmp_path_factory.mktemp("home")
-    with postgres.running(home):
+    with postgres.running(home) as server:
+        with psycopg.connect(
+            host=server.host, port=server.port, user=server.user, password=server.password, autocommit=True
+        ) as connection:
+            for name in ("fsync", "full_page_writes"):  # for a machine that crashes: this data doesn't outlive the run
+                connection.execute(f"alter system set {name} = off")
+            connection.execute("select pg_reload_conf()")
         yield home
     postgres.shut_down(home)
 

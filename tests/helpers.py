@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import json
 from collections import defaultdict
@@ -90,8 +91,25 @@ def load(settings: Settings, folder: Path, listens: Iterable[Any]) -> Landed:
 
 def build(settings: Settings, *, full_refresh: bool = False, **dbt_vars: Any) -> None:
     """Build and test the marts, as `pulse run` does."""
+    warm_dbt(settings)
     used = settings.model_copy(update={"dbt_vars": {**settings.dbt_vars, **dbt_vars}})
     transform.build(used, full_refresh=full_refresh)
+
+
+def dbt(settings: Settings, *arguments: str) -> bool:
+    """Run another command of dbt; return whether all nodes ended well. Fails if it got to no node."""
+    results = transform.target_path(settings) / "run_results.json"
+    results.unlink(missing_ok=True)
+    code = transform._run_here(settings, arguments, lambda _: None)
+    assert results.exists()
+    return code == 0
+
+
+def warm_dbt(settings: Settings) -> None:
+    """Let this process run dbt itself from here on, as Airflow's does: half of a small build is dbt's start."""
+    if not transform._runs_here:
+        transform.warm_up(settings)
+    gc.unfreeze()  # each run freezes what it finds: garbage of the one before, too
 
 
 def query(

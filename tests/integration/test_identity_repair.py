@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import MakeWarehouse, assert_marts_are, build, checksums, execute, listen, load, mart, query, to_lines
+from helpers import MakeWarehouse, assert_marts_are, build, checksums, dbt, execute, listen, load, mart, query, to_lines
 from reference import VARIOUS_ARTISTS, Expected, digest, expect
 
-from music_pulse import transform
 from music_pulse.settings import Settings
 
 pytestmark = pytest.mark.integration
@@ -163,13 +162,13 @@ def the_user_joins_and_splits_by_hand(grown: Settings, listens: list[Any]) -> No
         artist("Original"): artist("Nobody of that name"),
     }
     override(grown, overrides)
-    assert transform.run_dbt(grown, ["--quiet", "run"]) == 0
+    assert dbt(grown, "run")
     assert_marts_are(grown, expected_of(listens, overrides=overrides))
     reasons = query(grown, "select reason, count(*) from marts.entity_redirects group by reason order by reason desc")
     assert reasons[0] == ("override", 3)
     # Joined to what is joined elsewhere: refused, before anything is built.
     override(grown, {artist("By hand"): artist("Ye")})
-    assert transform.run_dbt(grown, ["--quiet", "test", "--select", "assert_overrides_do_not_chain"]) == 1
+    assert not dbt(grown, "test", "--select", "assert_overrides_do_not_chain")
 
 
 def override(settings: Settings, overrides: Mapping[str, str]) -> None:
@@ -182,5 +181,4 @@ def test_a_listen_lost_on_the_way_to_the_entities_is_found(warehouse: Settings, 
     load(warehouse, tmp_path, FIRST)
     build(warehouse)
     execute(warehouse, "update marts.user_daily_tracks set listens = listens + 1 where day = '2023-11-17'")
-    test = ["--quiet", "test", "--select", "assert_daily_listens_match_events"]
-    assert transform.run_dbt(warehouse, test) == 1
+    assert not dbt(warehouse, "test", "--select", "assert_daily_listens_match_events")

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from doubles.listenbrainz import Fault, ListenBrainzDouble, listen
-from helpers import MakeWarehouse, assert_marts_are, build, checksums, load, mart, query, to_lines
+from helpers import MakeWarehouse, assert_marts_are, build, checksums, load, mart, query, to_lines, warm_dbt
 from reference import expect
 
 from extract.listenbrainz.reconcile import Reconciled, reconcile_listenbrainz
@@ -44,6 +44,7 @@ def settings(api: ListenBrainzDouble, make_warehouse: MakeWarehouse, tmp_path: P
 
 def run(settings: Settings, users: list[str], *, is_full: bool = False) -> list[Reconciled]:
     """Do what `pulse run` does."""
+    warm_dbt(settings)
     landed = steps.land_listenbrainz(settings, users, None)
     reconciled = steps.reconcile(settings, users, is_full=is_full)
     steps.finish(settings, landed, reconciled)
