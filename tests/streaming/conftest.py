@@ -11,6 +11,14 @@ from music_pulse.embedded import broker as embedded
 from music_pulse.embedded.broker import Endpoint
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _java_of_short_life() -> Iterator[None]:
+    """Compile once, not well: a JVM of our tests lives for half a minute. Stacks are deeper so."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -Xss4m")
+        yield
+
+
 @pytest.fixture(scope="session")
 def jar_cache() -> Path:
     """A folder that all sessions share, so that each jar is downloaded once."""
