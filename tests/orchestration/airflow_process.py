@@ -1,7 +1,8 @@
 """Airflow in a process of its own: `python airflow_process.py ORDERS RESULT`, both JSON files.
 
-An order is {"describe": []}, {"run": dag_id, "date": ..., "skip": pattern, "conf": {...}, "retries": 1} or
-{"backfill": dag_id, "from": ..., "to": ..., "skip": pattern}. Runs go through Airflow's own `DAG.test`, without delays
+An order is {"describe": []}, {"run": dag_id, "date": ..., "skip": pattern, "conf": {...}, "retries": 1},
+{"backfill": dag_id, "from": ..., "to": ..., "skip": pattern}, or {"tell": url, "body": ...}: who waits there may then
+change the world before the next one. Runs go through Airflow's own `DAG.test`, without delays
 between tries, and where dbt runs in a process that has imported what the local Airflow's have, and so runs it itself.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 import sys
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -71,11 +73,10 @@ def run(
 
 
 def backfill(dag_id: str, first: str, last: str, skip: str | None = None) -> list[dict[str, Any]]:
-    """Do `airflow backfill create`, then run what it made, in order."""
+    """Do `pulse airflow backfill create`, then run what it made, in order."""
     from unittest.mock import patch
 
     import airflow.models.dagrun
-    from airflow.cli.cli_parser import get_parser
     from airflow.models.dagrun import DagRun
     from airflow.sdk import timezone
     from airflow.utils.session import create_session
@@ -83,9 +84,8 @@ def backfill(dag_id: str, first: str, last: str, skip: str | None = None) -> lis
 
     dag = _dag(dag_id)
     _store_all()
-    command = ["backfill", "create", "--dag-id", dag_id, "--from-date", first, "--to-date", last]
-    given = get_parser().parse_args(command)
-    given.func(given)
+    command = ["airflow", "backfill", "create", "--dag-id", dag_id, "--from-date", first, "--to-date", last]
+    subprocess.run([sys.executable, "-m", "music_pulse.cli", *command], check=True)
     with create_session() as session:
         made = session.scalars(
             select(DagRun).where(DagRun.dag_id == dag_id, DagRun.run_type == "backfill").order_by(DagRun.logical_date)
@@ -102,6 +102,13 @@ def backfill(dag_id: str, first: str, last: str, skip: str | None = None) -> lis
 
     with patch.object(airflow.models.dagrun, "get_or_create_dagrun", existing):
         return [_test(dag, logical_date, skip) for logical_date in found]
+
+
+def tell(url: str, body: Any) -> None:
+    """Post `body`, and wait for the answer."""
+    import requests
+
+    requests.post(url, json=body, timeout=60).raise_for_status()
 
 
 def _dag(dag_id: str) -> Any:
@@ -147,13 +154,15 @@ def _value(state: Any) -> str:
 
 
 def main(orders: Path, result: Path) -> None:
-    """Do each order; write what came of it."""
+    """Do each order; write what came of those that have a result."""
     given, results = json.loads(orders.read_text(encoding="utf-8")), list[Any]()
     if any("run" in order and not re.match(order.get("skip") or "$^", "dbt.build") for order in given):
         preload()
     for order in given:
         if "describe" in order:
             results.append(describe())
+        elif "tell" in order:
+            tell(order["tell"], order["body"])
         elif "run" in order:
             results.append(run(order.pop("run"), **order))
         else:

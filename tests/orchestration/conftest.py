@@ -18,7 +18,7 @@ from music_pulse.settings import Settings
 SCRIPT = Path(__file__).with_name("airflow_process.py")
 
 Ask = Callable[..., list[Any]]
-"""(settings, *orders, **environment) -> a result an order."""
+"""(settings, *orders, **environment) -> the results."""
 
 
 @pytest.fixture(scope="session")

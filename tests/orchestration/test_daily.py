@@ -83,15 +83,21 @@ def environment(receiver: WebhookDouble) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def story(api: ListenBrainzDouble, ask: Any, settings_of: Any, environment: dict[str, str]) -> Story:
     told = Story()
-    told.daily, told.states = settings_of(), []
-    for number, day in enumerate(DAYS):
+    told.daily, orders = settings_of(), []
+
+    def begin(number: int) -> None:
         for user in USERS:
-            api.add(user, heard_on(day, user))
+            api.add(user, heard_on(DAYS[number], user))
         if number == 1:  # the first request of the second day fails for good
             api.faults.append(Fault("status", 500))
-        skip = None if day == DAYS[-1] else BUILDING
-        order = {"run": "music_pulse_daily", "date": (day + timedelta(hours=1)).isoformat(), "skip": skip}
-        told.states += ask(told.daily, order, **environment)
+
+    with WebhookDouble() as calendar:
+        calendar.react = begin
+        for number, day in enumerate(DAYS):
+            skip = None if day == DAYS[-1] else BUILDING
+            orders.append({"tell": calendar.url, "body": number})
+            orders.append({"run": "music_pulse_daily", "date": (day + timedelta(hours=1)).isoformat(), "skip": skip})
+        told.states = ask(told.daily, *orders, **environment)
     told.marts = marts_of(told.daily)
     return told
 
