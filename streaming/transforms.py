@@ -41,8 +41,8 @@ BLOCKED = "blocked"
 OLDEST = "oldest"
 """Of the metric `left_out`: when the broker got the batch's oldest event, in ms since 1970."""
 
-TRACK, ARTIST, SLIDE, NAME = "track", "artist", "slide", "name"
-"""The kinds of rows of `window_changes`."""
+TRACK, ARTIST, NAME = "track", "artist", "name"
+"""The kinds of rows of `window_changes` that `Changes` asks for."""
 
 _UUID = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 
@@ -141,37 +141,41 @@ def recent_listens(listens: DataFrame, rules: TrendingRules) -> DataFrame:
 def window_changes(blocks: DataFrame, rules: TrendingRules) -> DataFrame:
     """Count what this batch adds to each window.
 
-    Rows of (window_start, kind, id, listens, listeners, newest, artist_id, artist_name, track_name), by kind:
+    Rows of (window_start, windows, kind, id, listens, listeners, came, newest, artist_id, artist_name, track_name), by
+    kind; `Changes` makes one row a window and entity of them:
 
-    * `track`, `artist`: listens and listeners to add to a window;
-    * `slide`: how many new listens began in a slide (listens), and the latest of them (newest);
-    * `name`: the spellings of a track (id) and its artist that came in a slide; `Changes` gives them to the windows.
+    * `track`, `artist`: listens and listeners to add to each of so many consecutive `windows`, from `window_start` on;
+    * `track`, `slide`: how many new listens began in the slide that begins the last of the windows (came; null: that is
+      told elsewhere), and the latest of them (newest);
+    * `name`: a spelling of a track (id) and its artist that came in the slide `window_start`.
 
     Times are seconds since 1970. On a static frame everything is new, so it counts the windows.
     """
-    # Read twice, but the state behind it must be worked out once.
-    held = blocks.localCheckpoint(eager=False)
     slide = rules.slide_minutes * 60
-    return held.sparkSession.sql(
-        _WINDOW_CHANGES.format(
-            slide=slide,
-            to_first=rules.window_minutes * 60 - slide,
-            to_last=(rules.block_slides - 1) * slide,
-            cap=rules.listens_per_user,
-            blocks="{blocks}",
-        ),
-        blocks=held,
-    )
+    numbers = {
+        "slide": slide,
+        "to_first": rules.window_minutes * 60 - slide,
+        "to_last": (rules.block_slides - 1) * slide,
+        "cap": rules.listens_per_user,
+        "few": _FEW,
+    }
+    session = blocks.sparkSession
+    concerned = session.sql(_CONCERNED.format(**numbers, blocks="{blocks}"), blocks=blocks)
+    # Read more than once, but the state behind it must be worked out once.
+    held = concerned.localCheckpoint(eager=False)
+    return session.sql(_WINDOW_CHANGES.format(**numbers, concerned="{concerned}"), concerned=held)
 
 
-# Grouped first by what the state is partitioned by, so that nothing is shuffled before the last step; and no text is
-# aggregated, since Spark would sort for it. As SQL, it is analysed once a batch and not once a step.
-_WINDOW_CHANGES = """
+_FEW = 200
+"""So many listens of a user are compared each with each; more would cost more than it saves."""
+
+# As SQL, a step is analysed once a batch and not once a line.
+_CONCERNED = """
 with
 
-blocks as (
+listens as (
 
-    select *, unix_seconds(block.start) as first_start, filter(listens, listen -> listen.batch = batch) as came
+    select block, user_key, batch, listens, explode(listens) as listen
     from {blocks}
 
 ),
@@ -179,25 +183,94 @@ blocks as (
 -- Of a user's other artists nothing changes.
 concerned as (
 
+    select *, listen.batch = batch as is_new
+    from listens
+    where
+        listen.batch = batch
+        or size(listens) > {few}
+        or exists(listens, other -> other.artist_id = listen.artist_id and other.batch = batch)
+
+)
+
+select
+    block, user_key, is_new,
+    unix_seconds(block.start) as first_start,
+    listen.listened_at - pmod(listen.listened_at, {slide}) as slide,
+    listen.listened_at, listen.track_id, listen.artist_id,
+    if(is_new, listen.artist_name, null) as artist_name,
+    if(is_new, listen.track_name, null) as track_name,
+    -- Whether it may be that the user has another one of the track, or of the artist.
+    size(listens) > {few}
+    or exists(listens, other -> other.track_id = listen.track_id and other <> listen) as is_track_again,
+    not is_new
+    or size(listens) > {few}
+    or exists(listens, other -> other.artist_id = listen.artist_id and other <> listen) as is_artist_again
+from concerned
+"""
+
+# Most listens are their user's only one of a track, or of an artist: they are counted by slides, as one row for all
+# windows of it, and the others window by window. Grouped first by what the state is partitioned by, so that little is
+# shuffled; and no text is aggregated, since Spark would sort for it.
+_WINDOW_CHANGES = """
+with
+
+concerned as (
+
+    select * from {concerned}
+
+),
+
+only_ones as (
+
     select
-        block, user_key, batch, first_start,
-        explode(filter(listens, listen -> exists(came, new -> new.artist_id = listen.artist_id))) as listen
-    from blocks
+        first_start, slide, listened_at,
+        explode(
+            array(
+                if(is_track_again, null, struct('track' as kind, track_id as id)),
+                if(is_artist_again, null, struct('artist' as kind, artist_id as id))
+            )
+        ) as entity
+    from concerned
+    where is_new
+
+),
+
+by_slide as (
+
+    select
+        first_start, slide, entity.kind, entity.id,
+        count(*) as listens,
+        max(listened_at) as newest
+    from only_ones
+    where entity is not null
+    group by first_start, slide, entity.kind, entity.id
+
+),
+
+-- Of the windows of a slide, those that are counted from this block.
+by_range as (
+
+    select
+        greatest(slide - {to_first}, first_start) as window_start,
+        least(slide, first_start + {to_last}) as last_start,
+        least(slide, first_start + {to_last}) = slide and kind = 'track' as is_told,
+        kind, id, listens, newest
+    from by_slide
+    where slide >= first_start and slide - {to_first} <= first_start + {to_last}
 
 ),
 
 each_once as (
 
     select
-        block, user_key, first_start, listen.track_id, listen.artist_id, listen.listened_at,
-        listen.listened_at - pmod(listen.listened_at, {slide}) as slide,
-        bool_and(listen.batch = batch) as is_new
+        block, user_key, first_start, slide, listened_at, track_id, artist_id, is_track_again,
+        bool_and(is_new) as is_new
     from concerned
-    group by block, user_key, first_start, listen.track_id, listen.artist_id, listen.listened_at
+    where is_artist_again
+    group by block, user_key, first_start, slide, listened_at, track_id, artist_id, is_track_again
 
 ),
 
--- Of the windows of a listen, those that are counted from this block.
 in_windows as (
 
     select
@@ -221,9 +294,13 @@ counted as (
         block, user_key, is_new, listened_at, window_start,
         explode(
             array(
-                struct('track' as kind, track_id as id),
+                if(is_track_again, struct('track' as kind, track_id as id), null),
                 struct('artist' as kind, artist_id as id),
-                if(window_start = slide, struct('slide' as kind, cast(null as string) as id), null)
+                if(
+                    is_track_again and window_start = slide,
+                    struct('slide' as kind, cast(null as string) as id),
+                    null
+                )
             )
         ) as entity
     from in_windows
@@ -243,12 +320,13 @@ by_user as (
 
 ),
 
-counts as (
+by_window as (
 
     select
         window_start, kind, id,
-        sum(if(kind = 'slide', new, least(held, {cap}) - least(held - new, {cap}))) as listens,
+        sum(least(held, {cap}) - least(held - new, {cap})) as listens,
         count_if(held = new) as listeners,
+        sum(new) as came,
         max(newest) as newest
     from by_user
     where new > 0
@@ -258,17 +336,22 @@ counts as (
 
 names as (
 
-    select distinct
-        listen.listened_at - pmod(listen.listened_at, {slide}) as slide,
-        listen.track_id, listen.artist_id, listen.artist_name, listen.track_name
-    from (select explode(came) as listen from blocks)
+    select slide, track_id, artist_id, artist_name, track_name
+    from concerned
+    where is_new and slide between first_start and first_start + {to_last}
 
 )
 
 select
-    window_start, kind, id, listens, listeners, newest,
+    window_start, (last_start - window_start) div {slide} + 1 as windows, kind, id, listens, listens as listeners,
+    if(is_told, listens, null) as came, if(is_told, newest, null) as newest,
     cast(null as string) as artist_id, cast(null as string) as artist_name, cast(null as string) as track_name
-from counts
+from by_range
 union all
-select slide, 'name', track_id, null, null, null, artist_id, artist_name, track_name from names
+select
+    window_start, 1, kind, id, listens, listeners, if(kind = 'slide', came, null), if(kind = 'slide', newest, null),
+    null, null, null
+from by_window
+union all
+select slide, 1, 'name', track_id, null, null, null, null, artist_id, artist_name, track_name from names
 """

@@ -43,7 +43,6 @@ logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.25
 _STOP_SECONDS = 30
-_BATCHES_UNTIL_COLLECTED = 50
 _BLOCKLIST_SECONDS = 10.0
 """Between two looks at who is kept out: a change starts the query anew, from its checkpoint."""
 
@@ -127,6 +126,8 @@ def run_trending(
         )
 
     query = start()
+    gc.collect()
+    gc.freeze()  # what stands now stays: the look after each batch is at what has come since
     left_out = LeftOut(settings, config, session, checkpoint, dead_letters=dead_letters)
     archiver = WindowArchiver(settings.credentials("loader"), settings.archive_dir / "trending_windows")
     last, next_look = -1, time.monotonic() + _BLOCKLIST_SECONDS
@@ -232,10 +233,9 @@ def _follow(query: StreamingQuery, last: int, progress: Progress, left_out: Left
                 done.batch_id, done.events, done.seconds, done.state_rows, done.watermark,
             )  # fmt: skip
             progress(done)
-            if last % _BATCHES_UNTIL_COLLECTED == 0:
-                # Py4J's objects are cycles, so few that Python hardly looks for them; until it does, the JVM keeps the
-                # plans of their batches, half a megabyte each.
-                gc.collect()
+            # Py4J's objects are cycles, so few that Python hardly looks for them; until it does, the JVM keeps the
+            # plans of their batches and what these hold, megabytes each.
+            gc.collect()
     return last
 
 

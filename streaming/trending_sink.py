@@ -28,7 +28,7 @@ from music_pulse.database import connect, one_line
 from music_pulse.errors import DatabaseError
 from music_pulse.settings import Credentials
 from streaming.client.backoff import delays
-from streaming.transforms import ARTIST, NAME, SLIDE, TRACK, window_changes
+from streaming.transforms import ARTIST, NAME, TRACK, window_changes
 from streaming.trending_rules import TrendingRules
 
 if TYPE_CHECKING:
@@ -51,30 +51,32 @@ create temporary table if not exists trending_changes (
 """
 _COPY = "copy trending_changes from stdin (format csv)"
 _KEY = ("window_start", "kind", "id")
+_LOCK = "lock table raw.trending_windows in share row exclusive mode"
+"""Readers go on; another writer waits, for a merge doesn't bear that somebody else inserts the same row."""
 _MERGE = """
-insert into raw.trending_windows as held (
+merge into raw.trending_windows as held
+using (
+    select *, to_timestamp(window_start) as starts, to_timestamp(window_start) + %(length)s as ends
+    from trending_changes
+) as changes
+on
+    held.window_start = changes.starts
+    and held.window_end = changes.ends
+    and held.entity_kind = changes.kind
+    and held.entity_id = changes.id
+    and held.window_start >= to_timestamp(%(first)s)
+when matched then update set
+    listen_count = held.listen_count + coalesce(changes.listens, 0),
+    listener_count = held.listener_count + coalesce(changes.listeners, 0),
+    artist_name = least(held.artist_name collate "C", changes.artist_name collate "C"),
+    track_name = least(held.track_name collate "C", changes.track_name collate "C"),
+    updated_at = now()
+when not matched and changes.listens > 0 then insert (
     window_start, window_end, entity_kind, entity_id, artist_name, track_name, listen_count, listener_count, updated_at
+) values (
+    changes.starts, changes.ends, changes.kind, changes.id, changes.artist_name, changes.track_name, changes.listens,
+    changes.listeners, now()
 )
-select
-    to_timestamp(window_start), to_timestamp(window_start) + %(length)s, kind, id, artist_name, track_name,
-    coalesce(listens, 0), coalesce(listeners, 0), now()
-from trending_changes as changes
-where
-    listens > 0
-    or exists (
-        select 1 from raw.trending_windows as named
-        where
-            named.window_start = to_timestamp(changes.window_start)
-            and named.window_end = to_timestamp(changes.window_start) + %(length)s
-            and named.entity_kind = changes.kind
-            and named.entity_id = changes.id
-    )
-on conflict (window_start, window_end, entity_kind, entity_id) do update set
-    listen_count = held.listen_count + excluded.listen_count,
-    listener_count = held.listener_count + excluded.listener_count,
-    artist_name = least(held.artist_name collate "C", excluded.artist_name collate "C"),
-    track_name = least(held.track_name collate "C", excluded.track_name collate "C"),
-    updated_at = excluded.updated_at
 """
 _SAVE = """
 update raw.trending_ledger set
@@ -101,36 +103,54 @@ class Changes:
     def of(cls, rows: pa.Table, rules: TrendingRules) -> Changes:
         """Read the rows of `transforms.window_changes`; the smallest spelling, by code points, names a window."""
         kinds = rows["kind"]
-        slides = rows.filter(pc.equal(kinds, SLIDE))
-        counts = rows.filter(pc.is_in(kinds, pa.array([TRACK, ARTIST]))).select([*_KEY, "listens", "listeners"])
-        names = _names_of_windows(rows.filter(pc.equal(kinds, NAME)), rules)
+        counts = rows.filter(pc.is_in(kinds, pa.array([TRACK, ARTIST]))).select(_RANGE)
+        names = _names_by_slide(rows.filter(pc.equal(kinds, NAME)), rules)
+        windows = _each_window(pa.concat_tables([counts, *names]), rules).group_by(list(_KEY)).aggregate(_UNITED)
+        told = rows.filter(pc.is_valid(rows["came"]))
+        back = pc.multiply(pc.subtract(told["windows"], 1), rules.slide_minutes * 60)
+        slides = pa.table({"slide": pc.add(told["window_start"], back), "came": told["came"]})
+        slides = slides.group_by("slide").aggregate([("came", "sum")])
         return cls(
             # In the order of the primary key: neighbours there go to the same page.
-            counts.join(names, list(_KEY), join_type="full outer").sort_by([(name, "ascending") for name in _KEY]),
-            dict(zip(slides["window_start"].to_pylist(), slides["listens"].to_pylist(), strict=True)),
-            pc.max(slides["newest"]).as_py(),
+            windows.rename_columns([*_KEY, *dict(_UNITED)]).sort_by([(name, "ascending") for name in _KEY]),
+            dict(zip(slides["slide"].to_pylist(), slides["came_sum"].to_pylist(), strict=True)),
+            pc.max(told["newest"]).as_py(),
         )
 
 
-def _names_of_windows(names: pa.Table, rules: TrendingRules) -> pa.Table:
-    """Give the spellings of a slide to all windows that hold it."""
-    slide = rules.slide_minutes * 60
+_UNITED = [("listens", "sum"), ("listeners", "sum"), ("artist_name", "min"), ("track_name", "min")]
+_RANGE = ["window_start", "windows", "kind", "id", *dict(_UNITED)]
+
+
+def _names_by_slide(names: pa.Table, rules: TrendingRules) -> list[pa.Table]:
+    """Give the spellings of a slide to their tracks and artists, in all windows that hold it."""
+    windows = rules.window_minutes // rules.slide_minutes
     found = []
-    for kind, entity, track_name in (
-        (TRACK, names["id"], names["track_name"]),
-        (ARTIST, names["artist_id"], pa.nulls(names.num_rows, pa.string())),
-    ):
-        for back in range(0, rules.window_minutes * 60, slide):
-            columns = {
-                "window_start": pc.subtract(names["window_start"], back),
-                "kind": pa.repeat(kind, names.num_rows),
-                "id": entity,
-                "artist_name": names["artist_name"],
-                "track_name": track_name,
-            }
-            found.append(pa.table(columns))
-    smallest = pa.concat_tables(found).group_by(list(_KEY)).aggregate([("artist_name", "min"), ("track_name", "min")])
-    return smallest.rename_columns([*_KEY, "artist_name", "track_name"])
+    for kind, entity in ((TRACK, "id"), (ARTIST, "artist_id")):
+        smallest = names.group_by(["window_start", entity]).aggregate([("artist_name", "min"), ("track_name", "min")])
+        rows = smallest.num_rows
+        columns = {
+            "window_start": pc.subtract(smallest["window_start"], (windows - 1) * rules.slide_minutes * 60),
+            "windows": pa.repeat(pa.scalar(windows, pa.int64()), rows),
+            "kind": pa.repeat(kind, rows),
+            "id": smallest[entity],
+            "listens": pa.nulls(rows, pa.int64()),
+            "listeners": pa.nulls(rows, pa.int64()),
+            "artist_name": smallest["artist_name_min"],
+            "track_name": smallest["track_name_min"] if kind == TRACK else pa.nulls(rows, pa.string()),
+        }
+        found.append(pa.table(columns))
+    return found
+
+
+def _each_window(ranges: pa.Table, rules: TrendingRules) -> pa.Table:
+    """Make a row a window of rows that hold for several."""
+    each = []
+    for number in range(rules.window_minutes // rules.slide_minutes):
+        held = ranges.filter(pc.greater(ranges["windows"], number))
+        start = pc.add(held["window_start"], number * rules.slide_minutes * 60)
+        each.append(held.set_column(0, "window_start", start))
+    return pa.concat_tables(each)
 
 
 class TrendingSink:
@@ -228,7 +248,9 @@ class TrendingSink:
         with connection.cursor() as cursor:
             with cursor.copy(_COPY) as copy:
                 copy.write(text.getvalue())
-            cursor.execute(_MERGE, {"length": timedelta(minutes=self._rules.window_minutes)})
+            cursor.execute(_LOCK)
+            first = pc.min(rows["window_start"]).as_py() or 0
+            cursor.execute(_MERGE, {"length": timedelta(minutes=self._rules.window_minutes), "first": first})
 
     def _patiently(self, step: Any) -> Any:
         """Run `step` on a connection; while the database is gone, try again with a new one."""
