@@ -57,7 +57,7 @@ class Run:
 
 def bench_trending(folder: Path, rows: int) -> str:
     """Ours, noop and straightforward, in turns; and that they count the same."""
-    events = rows // 4
+    events = rows // 2
     settings = load_settings(home=folder, jar_cache=JARS, trending_trigger_seconds=0)
     jars = streams.fetch_jars(settings, with_spark=True)
     found: dict[str, list[Run]] = {name: [] for name in VARIANTS}

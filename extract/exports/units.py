@@ -69,9 +69,12 @@ def units_of(file: FoundFile, path: Path, format: Format | None) -> list[Unit | 
     part = Part(name, partial(opened, path))
     head = part.head()
     found = format or detect(head)
-    if found is None and file.is_named:
-        refuse(head)
-    return [Unit(file.location, content_hash(path), found, (part,))] if found else []
+    if found is None:
+        if file.is_named:
+            refuse(head)
+        logger.info("%s: passed over, no listening history", file.location)
+        return []
+    return [Unit(file.location, content_hash(path), found, (part,))]
 
 
 def _units_of_zip(name: str, path: Path, format: Format | None) -> list[Unit | RefusedUnit]:
