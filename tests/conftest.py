@@ -89,7 +89,11 @@ def module_warehouse(make_warehouse: MakeWarehouse) -> Settings:
     return make_warehouse()
 
 
+_SLOWEST = {"test_trending_interruptions.py", "test_transforms.py", "test_interruptions.py", "test_incremental.py"}
+"""Minutes each."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the slow files, so that no worker is left alone with one of them at the end."""
+    """Begin with the slow files, the slowest first, so that no worker is left alone with one of them at the end."""
     slow = {item.path for item in items if item.get_closest_marker("integration")}
-    items.sort(key=lambda item: item.path not in slow)
+    items.sort(key=lambda item: (item.path.name not in _SLOWEST, item.path not in slow))
