@@ -89,7 +89,7 @@ def module_warehouse(make_warehouse: MakeWarehouse) -> Settings:
     return make_warehouse()
 
 
-_SLOWEST = {"test_trending_interruptions.py", "test_transforms.py", "test_interruptions.py", "test_incremental.py"}
+_SLOWEST = {"test_trending_interruptions.py", "test_interruptions.py", "test_incremental.py"}
 """Minutes each."""
 
 
