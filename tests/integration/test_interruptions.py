@@ -149,45 +149,39 @@ def kill_when(process: subprocess.Popen[str], text: str, delay: float, how: int)
     return True
 
 
-MOMENTS: list[list[tuple[str, float]]] = [
-    [
-        ("windows to read", 0.0),  # before the first page
-        ("windows to read", 0.4),  # while pages come or are landed
-        ("Writing Parquet", 0.05),
-    ],
-    [
-        ("Building and testing", 3.5),  # while dbt starts
-        ("14 of", 0.3),
-        ("28 of", 0.2),
-        ("Writing Parquet: ", 0.0),
-    ],
+MOMENTS = [
+    ("windows to read", 0.0),  # before the first page
+    ("windows to read", 0.4),  # while pages come or are landed
+    ("Building and testing", 3.5),  # while dbt starts
+    ("14 of", 0.3),
+    ("28 of", 0.2),
+    ("Writing Parquet", 0.05),
+    ("Writing Parquet: ", 0.0),
 ]
-"""Of runs one after the other: what is left of each, the next one finds."""
 
 
-@pytest.mark.parametrize("moments", MOMENTS)
+@pytest.mark.parametrize(("text", "delay"), MOMENTS)
 def test_after_kill_9_the_next_run_ends_like_an_undisturbed_one(
-    moments: list[tuple[str, float]], api: ListenBrainzDouble, undisturbed: State, tmp_path: Path
+    text: str, delay: float, api: ListenBrainzDouble, undisturbed: State, tmp_path: Path
 ) -> None:
-    for text, delay in moments:
-        process = command(tmp_path, api)
-        kill_when(process, text, delay, signal.SIGKILL)
-        process.communicate()
+    process = command(tmp_path, api)
+    kill_when(process, text, delay, signal.SIGKILL)
+    process.communicate()
     finish(tmp_path, api)
     assert state_of(tmp_path) == undisturbed
 
 
+@pytest.mark.parametrize(("text", "delay"), [MOMENTS[1], MOMENTS[3]])
 def test_ctrl_c_is_one_line_and_the_next_run_ends_like_an_undisturbed_one(
-    api: ListenBrainzDouble, undisturbed: State, tmp_path: Path
+    text: str, delay: float, api: ListenBrainzDouble, undisturbed: State, tmp_path: Path
 ) -> None:
-    for text, delay in (("windows to read", 0.4), ("14 of", 0.3)):
-        process = command(tmp_path, api)
-        is_hit = kill_when(process, text, delay, signal.SIGINT)
-        output, _ = process.communicate(timeout=60)
-        assert "Traceback" not in output
-        if is_hit and process.returncode:
-            assert process.returncode == 130
-            assert output.strip().splitlines()[-1].startswith("error: stopped; nothing is lost")
+    process = command(tmp_path, api)
+    is_hit = kill_when(process, text, delay, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert "Traceback" not in output
+    if is_hit and process.returncode:
+        assert process.returncode == 130
+        assert output.strip().splitlines()[-1].startswith("error: stopped; nothing is lost")
     finish(tmp_path, api)
     assert state_of(tmp_path) == undisturbed
 
