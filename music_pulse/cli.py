@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from music_pulse import __version__
-from music_pulse.errors import ExternalAPIError, InputError, PulseError, StoppedError, UnknownUserError
+from music_pulse.errors import (
+    ExternalAPIError,
+    InputError,
+    PulseError,
+    StoppedError,
+    UnknownUserError,
+    forget_caught_interrupt,
+)
 
 if TYPE_CHECKING:
     from music_pulse.settings import Settings
@@ -82,6 +89,8 @@ def main() -> None:
     except Exception as error:
         logger.debug("unexpected", exc_info=True)
         _fail(f"unexpected {type(error).__name__}: {error} (details: logs/pulse.jsonl in PULSE_HOME)", 1)
+    finally:
+        forget_caught_interrupt()
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -89,3 +89,13 @@ class QualityError(PulseError):
     """A check of the data found something that a person should look at."""
 
     exit_code = 9
+
+
+def forget_caught_interrupt() -> None:
+    """Let a process that has caught Ctrl-C end with the exit code it chose.
+
+    CPython notes a `KeyboardInterrupt` that leaves a text run by `exec` (the class of a dataclass, while modules are
+    being imported), caught or not, and `python -m` then ends by the signal; the next `exec` clears the note
+    (`_Py_UnhandledKeyboardInterrupt` in Python/pythonrun.c).
+    """
+    exec("")  # noqa: S102

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from music_pulse.errors import PulseError
+from music_pulse.errors import PulseError, forget_caught_interrupt
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
     except KeyboardInterrupt:
+        forget_caught_interrupt()
         sys.stderr.write("stopped; nothing is lost: run it again to go on\n")
         return 130
     sys.stdout.write(
