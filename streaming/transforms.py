@@ -175,7 +175,11 @@ with
 
 listens as (
 
-    select block, user_key, batch, listens, explode(listens) as listen
+    select
+        block, user_key, batch, listens,
+        unix_seconds(block.start) as first_start,
+        size(listens) > {few} as are_many,
+        explode(listens) as listen
     from {blocks}
 
 ),
@@ -183,29 +187,42 @@ listens as (
 -- Of a user's other artists nothing changes.
 concerned as (
 
-    select *, listen.batch = batch as is_new
+    select
+        *,
+        listen.batch = batch as is_new,
+        listen.listened_at - pmod(listen.listened_at, {slide}) as slide
     from listens
     where
         listen.batch = batch
-        or size(listens) > {few}
+        or are_many
         or exists(listens, other -> other.artist_id = listen.artist_id and other.batch = batch)
+
+),
+
+-- Of the windows of a listen, those that are counted from this block.
+ranges as (
+
+    select
+        *,
+        greatest(slide - {to_first}, first_start) as window_start,
+        least(slide, first_start + {to_last}) as last_start
+    from concerned
 
 )
 
 select
-    block, user_key, is_new,
-    unix_seconds(block.start) as first_start,
-    listen.listened_at - pmod(listen.listened_at, {slide}) as slide,
+    block, user_key, is_new, slide, window_start, last_start,
     listen.listened_at, listen.track_id, listen.artist_id,
     if(is_new, listen.artist_name, null) as artist_name,
     if(is_new, listen.track_name, null) as track_name,
     -- Whether it may be that the user has another one of the track, or of the artist.
-    size(listens) > {few}
+    are_many
     or exists(listens, other -> other.track_id = listen.track_id and other <> listen) as is_track_again,
     not is_new
-    or size(listens) > {few}
+    or are_many
     or exists(listens, other -> other.artist_id = listen.artist_id and other <> listen) as is_artist_again
-from concerned
+from ranges
+where window_start <= last_start
 """
 
 # Most listens are their user's only one of a track, or of an artist: they are counted by slides, as one row for all
@@ -223,7 +240,7 @@ concerned as (
 only_ones as (
 
     select
-        first_start, slide, listened_at,
+        slide, window_start, last_start, listened_at,
         explode(
             array(
                 if(is_track_again, null, struct('track' as kind, track_id as id)),
@@ -235,55 +252,36 @@ only_ones as (
 
 ),
 
-by_slide as (
+by_range as (
 
     select
-        first_start, slide, entity.kind, entity.id,
+        slide, window_start, last_start, entity.kind, entity.id,
+        last_start = slide and entity.kind = 'track' as is_told,
         count(*) as listens,
         max(listened_at) as newest
     from only_ones
     where entity is not null
-    group by first_start, slide, entity.kind, entity.id
-
-),
-
--- Of the windows of a slide, those that are counted from this block.
-by_range as (
-
-    select
-        greatest(slide - {to_first}, first_start) as window_start,
-        least(slide, first_start + {to_last}) as last_start,
-        least(slide, first_start + {to_last}) = slide and kind = 'track' as is_told,
-        kind, id, listens, newest
-    from by_slide
-    where slide >= first_start and slide - {to_first} <= first_start + {to_last}
+    group by slide, window_start, last_start, entity.kind, entity.id
 
 ),
 
 each_once as (
 
     select
-        block, user_key, first_start, slide, listened_at, track_id, artist_id, is_track_again,
+        block, user_key, slide, window_start, last_start, listened_at, track_id, artist_id, is_track_again,
         bool_and(is_new) as is_new
     from concerned
     where is_artist_again
-    group by block, user_key, first_start, slide, listened_at, track_id, artist_id, is_track_again
+    group by
+        block, user_key, slide, window_start, last_start, listened_at, track_id, artist_id, is_track_again
 
 ),
 
 in_windows as (
 
     select
-        *,
-        explode(
-            if(
-                slide >= first_start and slide - {to_first} <= first_start + {to_last},
-                sequence(
-                    greatest(slide - {to_first}, first_start), least(slide, first_start + {to_last}), {slide}L
-                ),
-                null
-            )
-        ) as window_start
+        block, user_key, slide, listened_at, track_id, artist_id, is_track_again, is_new,
+        explode(sequence(window_start, last_start, {slide}L)) as window_start
     from each_once
 
 ),
@@ -338,7 +336,7 @@ names as (
 
     select slide, track_id, artist_id, artist_name, track_name
     from concerned
-    where is_new and slide between first_start and first_start + {to_last}
+    where is_new and last_start = slide
 
 )
 
