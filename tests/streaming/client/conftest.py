@@ -33,7 +33,10 @@ def config(broker: Endpoint) -> KafkaConfig:
 
 @pytest.fixture
 def make_topic(config: KafkaConfig) -> MakeTopic:
-    """Make a topic; keywords are settings of the topic, with `_` for `.`."""
+    """Make a topic; keywords are settings of the topic, with `_` for `.`.
+
+    One with times of the past keeps them by retention_ms=-1: else they go when the broker looks for old segments.
+    """
 
     def make(partitions: int = 3, **settings: Any) -> str:
         name = unique("events")

@@ -37,7 +37,7 @@ def test_an_event_arrives_as_it_was_sent(
     producer_class: ProducerClass, consumer_class: type[EventConsumer], config: KafkaConfig, make_topic: MakeTopic,
     read_all: ReadAll,
 ) -> None:  # fmt: skip
-    topic = make_topic(message_timestamp_type="CreateTime")
+    topic = make_topic(message_timestamp_type="CreateTime", retention_ms=-1)
     with producer_class(config, topic, JsonSerializer()) as producer:
         producer.send("Zoë", {"a": 1}, [("source", b"one"), ("source", b"\xff\x00")], timestamp_ms=1_700_000_000_123)
     [record] = read_all(topic, 1, consumer_class)
@@ -78,7 +78,7 @@ def test_an_event_of_nothing_is_refused(producer_class: ProducerClass, config: K
 def test_many_at_once_arrive_in_order_with_their_times(
     producer_class: ProducerClass, config: KafkaConfig, make_topic: MakeTopic, read_all: ReadAll
 ) -> None:
-    topic = make_topic(message_timestamp_type="CreateTime")
+    topic = make_topic(message_timestamp_type="CreateTime", retention_ms=-1)
     keys = [b"user-%d" % (number % 7) for number in range(2_000)]
     values = [b"%d" % number for number in range(2_000)]
     times = [1_700_000_000_000 + number for number in range(2_000)]
