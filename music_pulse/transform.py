@@ -37,12 +37,14 @@ _DBT = f"""
 import ctypes, gc, sys
 if sys.platform == "linux":
     ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG: no build goes on without the one who holds its lock
+from music_pulse.dbt_process import compile_when_used, drop_unlogged, encode_whole
+compile_when_used()
 from dbt.cli.main import cli
 gc.freeze()  # what dbt imports stays
 gc.set_threshold(*{_GC_THRESHOLDS})
-from music_pulse.dbt_events import drop_unlogged
 from music_pulse.parsed import take_over
 drop_unlogged()
+encode_whole()
 take_over()
 cli(prog_name="pulse dbt")
 """
