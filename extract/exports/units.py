@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -95,7 +95,7 @@ def _units_of_zip(name: str, path: Path, format: Format | None) -> list[Unit | R
         unit_name = name if found.is_one_archive else part.name
         known = units.get(unit_name)
         parts = (*known.parts, part) if known else (part,)
-        part_hash = hashlib.blake2b(f"{digest}/{part.name}".encode(), digest_size=32).hexdigest()
+        part_hash = sha256(f"{digest}/{part.name}".encode()).hexdigest()
         units[unit_name] = Unit(unit_name, digest if found.is_one_archive else part_hash, found, parts)
     return [*(replace(unit, user_name=user_name) for unit in units.values()), *refused]
 
