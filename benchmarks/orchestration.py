@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -41,9 +42,9 @@ def bench_orchestration(folder: Path, rows: int) -> str:
     with ListenBrainzDouble() as api:
         api.add(USER, [listen(int(time.time()) - 86_400)])
         with warehouse(load_settings(home=folder / "typed")) as settings:
-            typed = [_typed(settings, path) for path in (history, day, None)]
+            typed = [_typed(settings) for _ in _landed(settings, (history, day, None))]
         with warehouse(load_settings(home=folder / "plain", export_dir=str(folder / "exported"))) as settings:
-            plain = [_built(settings, path) for path in (history, day, None)]
+            plain = [_built(settings) for _ in _landed(settings, (history, day, None))]
         with warehouse(load_settings(home=folder / "airflow", airflow_port=0)) as settings:
             loaded = _load_seconds(settings)
             scheduled = _scheduled(settings, api.url, history, day)
@@ -61,20 +62,24 @@ def bench_orchestration(folder: Path, rows: int) -> str:
     return table_of("A DAG run beside dbt build", columns, lines, verdict)
 
 
-def _typed(settings: Settings, path: Path | None) -> float:
-    """Return the seconds of `pulse dbt build` after `path` has landed."""
-    if path is not None:
-        steps.land_files(settings, [path], None)
+def _landed(settings: Settings, paths: Sequence[Path | None]) -> Iterator[None]:
+    """Land one path after the other, or nothing."""
+    for path in paths:
+        if path is not None:
+            steps.land_files(settings, [path], None)
+        yield
+
+
+def _typed(settings: Settings) -> float:
+    """Return the seconds of `pulse dbt build`."""
     begun = time.perf_counter()
     if transform.run_dbt(settings, ["--quiet", "build"]):
         raise RuntimeError("dbt build failed")
     return time.perf_counter() - begun
 
 
-def _built(settings: Settings, path: Path | None) -> tuple[float, float]:
-    """Return the seconds of a build after `path` has landed, and of the export after it, by the command's functions."""
-    if path is not None:
-        steps.land_files(settings, [path], None)
+def _built(settings: Settings) -> tuple[float, float]:
+    """Return the seconds of a build, and of the export after it, by the command's functions."""
     begun = time.perf_counter()
     transform.build(settings)
     built = time.perf_counter()

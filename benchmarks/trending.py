@@ -1,6 +1,6 @@
 """The trending job's listens per second: into Postgres, beside Spark's noop sink and beside the straightforward query.
 
-One topic holds twenty minutes of listens; each variant reads all of it, in a process (and a JVM) of its own, and the
+One topic holds `MINUTES` of listens; each variant reads all of it, in a process (and a JVM) of its own, and the
 variants take turns. Counted are the full batches after the first one, in which the JVM warms up; the last one holds
 the few listens that are left.
 

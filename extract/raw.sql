@@ -26,7 +26,7 @@ create table if not exists raw.listens (
     payload_hash uuid not null,
     _dlt_load_id text not null
 )
--- What an import adds is read whole by the next build, which a vacuum of it would only slow down: 2 s a million.
+-- What an import adds is read whole by the next build, which a vacuum of it would only slow down: 1 to 2 s a million.
 with (autovacuum_vacuum_insert_threshold = -1);
 
 create table if not exists raw.quarantine (
