@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pyspark.sql import SparkSession
 
@@ -34,6 +35,10 @@ _OPTIONS = {
     "spark.sql.objectHashAggregate.sortBased.fallbackThreshold": "1000000",
     # A batch for the watermark's sake alone changes no window, and keeps the next listen waiting.
     "spark.sql.streaming.noDataMicroBatches.enabled": "false",
+    # The default one asks a program of its own, `readlink`, for each file that it renames: some dozen a batch.
+    "spark.sql.streaming.checkpointFileManagerClass": (
+        "org.apache.spark.sql.execution.streaming.checkpointing.FileSystemBasedCheckpointFileManager"
+    ),
     "spark.sql.streaming.metricsEnabled": "false",
     "spark.log.level": "WARN",
     "spark.sql.execution.arrow.pyspark.enabled": "true",
@@ -78,7 +83,20 @@ def session(
         builder = builder.config(key, value)
     on_interrupt = signal.getsignal(signal.SIGINT)
     started: SparkSession = builder.getOrCreate()
+    _without_crc_files(started)
     if threading.current_thread() is threading.main_thread():
         # PySpark has put its own in place, which breaks off the batch in hand and whatever the caller does.
         signal.signal(signal.SIGINT, on_interrupt)
     return started
+
+
+def _without_crc_files(session: SparkSession) -> None:
+    """Let Hadoop's local file system write no `.crc` beside each file: Spark's own checksums stand there already.
+
+    They double the files of a batch, and as file and `.crc` are renamed one after the other, a crash between the two
+    would leave a file that can't be read. A setting for this there is not; the object is the one that all share.
+    """
+    context = session.sparkContext
+    jvm: Any = context._jvm
+    root = jvm.java.net.URI("file:///")
+    jvm.org.apache.hadoop.fs.FileSystem.get(root, context._jsc.hadoopConfiguration()).setWriteChecksum(False)

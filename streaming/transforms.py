@@ -116,30 +116,35 @@ def counted(events: DataFrame) -> DataFrame:
 
 
 def recent_listens(listens: DataFrame, rules: TrendingRules) -> DataFrame:
-    """Collect each user's listens by blocks of windows; the stateful step.
+    """Collect each user's listens by blocks of windows, and tell those that count anew; the stateful step.
 
-    A row a (block, user) that something came for: block, user_key, batch, and listens with the batch in which each
-    came (an array; a listen that came in several batches stands there several times). A block holds all listens of
-    `rules.block_slides` consecutive windows, so each window is counted from one block.
+    The state is a row a (block, user), with the listens and the batch in which each came (a listen that came in several
+    batches stands there several times). A block holds all listens of `rules.block_slides` consecutive windows, so each
+    window is counted from one block.
+
+    A row a listen that came (is_new), or that stands beside such a one of the same artist; in which windows of the
+    block it counts (window_start to last_start, seconds since 1970), and whether there may be another one of its track
+    or its artist (is_track_again, is_artist_again).
     """
     slide, window = rules.slide_minutes, rules.window_minutes
     step = rules.block_slides * slide
     block = F.window("event_time", f"{step - slide + window} minutes", f"{step} minutes")
-    # A batch is known by its time, which a repeated batch keeps. As text: a number would be written into the code that
-    # Spark generates, and all of it compiled again for every batch.
-    batch = F.unix_millis(F.current_timestamp()).cast("string")
+    # A batch is known by its time, which a repeated batch keeps. Within a function of an array, which Spark interprets:
+    # elsewhere it is a number in the code that Spark generates, and all of that is compiled again for every batch.
+    batch = F.transform(F.array(F.current_timestamp()), lambda time: F.unix_millis(time).cast("string"))[0]
     listen = F.struct("listened_at", "track_id", "artist_id", "artist_name", "track_name", "batch")
-    return (
+    blocks = (
         listens.withWatermark("event_time", f"{rules.watermark_minutes} minutes")
         .withColumn("batch", batch)
         .groupBy(block.alias("block"), "user_key")
         .agg(F.collect_set(listen).alias("listens"))
         .select("block", "user_key", "listens", batch.alias("batch"))
     )
+    return listens.sparkSession.sql(_CONCERNED.format(**_numbers(rules), blocks="{blocks}"), blocks=blocks)
 
 
-def window_changes(blocks: DataFrame, rules: TrendingRules) -> DataFrame:
-    """Count what this batch adds to each window.
+def window_changes(listens: DataFrame, rules: TrendingRules) -> DataFrame:
+    """Count what a batch of `recent_listens` adds to each window.
 
     Rows of (window_start, windows, kind, id, listens, listeners, came, newest, artist_id, artist_name, track_name), by
     kind; `Changes` makes one row a window and entity of them:
@@ -151,25 +156,27 @@ def window_changes(blocks: DataFrame, rules: TrendingRules) -> DataFrame:
 
     Times are seconds since 1970. On a static frame everything is new, so it counts the windows.
     """
+    # Read more than once, but the state behind it must be worked out once.
+    concerned = listens.localCheckpoint(eager=False)
+    query = _WINDOW_CHANGES.format(**_numbers(rules), concerned="{concerned}")
+    return listens.sparkSession.sql(query, concerned=concerned)
+
+
+def _numbers(rules: TrendingRules) -> dict[str, int]:
     slide = rules.slide_minutes * 60
-    numbers = {
+    return {
         "slide": slide,
         "to_first": rules.window_minutes * 60 - slide,
         "to_last": (rules.block_slides - 1) * slide,
         "cap": rules.listens_per_user,
         "few": _FEW,
     }
-    session = blocks.sparkSession
-    concerned = session.sql(_CONCERNED.format(**numbers, blocks="{blocks}"), blocks=blocks)
-    # Read more than once, but the state behind it must be worked out once.
-    held = concerned.localCheckpoint(eager=False)
-    return session.sql(_WINDOW_CHANGES.format(**numbers, concerned="{concerned}"), concerned=held)
 
 
 _FEW = 200
 """So many listens of a user are compared each with each; more would cost more than it saves."""
 
-# As SQL, a step is analysed once a batch and not once a line.
+# As SQL, a step is analysed once and not once a line.
 _CONCERNED = """
 with
 

@@ -196,13 +196,13 @@ class TrendingSink:
         self._stop = stop or threading.Event()
         self._connection: psycopg.Connection | None = None
 
-    def __call__(self, blocks: DataFrame, batch_id: int) -> None:
+    def __call__(self, listens: DataFrame, batch_id: int) -> None:
         """Write one batch of `transforms.recent_listens`. Raises `DatabaseError` after minutes without a database."""
         if self._patiently(lambda connection: self._last_batch(connection)) >= batch_id:
             logger.info("batch %d stands in the database already: only its state is made anew", batch_id)
-            blocks.write.format("noop").mode("overwrite").save()
+            listens.write.format("noop").mode("overwrite").save()
             return
-        changes = Changes.of(window_changes(blocks, self._rules).toArrow(), self._rules)
+        changes = Changes.of(window_changes(listens, self._rules).toArrow(), self._rules)
         self._patiently(lambda connection: self.write(connection, changes, batch_id))
 
     def write(self, connection: psycopg.Connection, changes: Changes, batch_id: int) -> bool:

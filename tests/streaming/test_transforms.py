@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -216,7 +216,13 @@ def test_a_stream_equals_plain_python(spark: SparkSession, tmp_path: Path, rules
     assert stream_counts(spark, tmp_path, batches, rules) == reference.windows()
 
 
-def stream_counts(spark: SparkSession, folder: Path, batches: Sequence[Sequence[Sent]], rules: TrendingRules) -> Counts:
+def stream_counts(
+    spark: SparkSession,
+    folder: Path,
+    batches: Sequence[Sequence[Sent]],
+    rules: TrendingRules,
+    after: Callable[[], object] = lambda: None,
+) -> Counts:
     """Add up what a stream reports, a batch a file; windows take nothing once the watermark has passed them."""
     total: Counts = {}
     watermark = float("-inf")
@@ -229,6 +235,7 @@ def stream_counts(spark: SparkSession, folder: Path, batches: Sequence[Sequence[
         batch = batches[number] if number < len(batches) else []  # the last one comes for the watermark alone
         newest = [event["listened_at"] for event, time in batch if event["listened_at"] <= time + 60]
         watermark = max([watermark, *(second - rules.watermark_minutes * 60 for second in newest)])
+        after()
 
     source = folder / "source"
     source.mkdir()
@@ -245,6 +252,18 @@ def stream_counts(spark: SparkSession, folder: Path, batches: Sequence[Sequence[
     )
     query.awaitTermination()
     return total
+
+
+def test_a_further_batch_runs_the_code_that_was_generated_for_the_one_before(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    jvm: Any = spark.sparkContext._jvm
+    compiled = jvm.org.apache.spark.metrics.source.CodegenMetrics.METRIC_COMPILATION_TIME()
+    batches = [sent(listen(START + 60 * number, user=f"user {number}")) for number in range(6)]
+    counts: list[int] = []
+    stream_counts(spark, tmp_path, batches, RULES, after=lambda: counts.append(compiled.getCount()))
+    # The one that is left is what the watermark has passed.
+    assert [later - earlier for earlier, later in zip(counts[3:], counts[4:], strict=False)] == [1, 1]
 
 
 def _sum(held: Row | None, added: Row) -> Row:
