@@ -83,8 +83,8 @@ def freshness() -> None:
 
 
 def verdict() -> None:
-    """Fail a run of which a task failed, though the rest went on."""
-    raise AirflowFailException("a task of this run failed: see the alerts, and docs/runbook.md")
+    """Fail a run in which somebody could not be read, though the rest goes on: a failed last task fails it anyhow."""
+    raise AirflowFailException("not all could be read: see the alerts, and docs/runbook.md")
 
 
 def pieces() -> list[dict[str, Any]]:

@@ -38,7 +38,7 @@ def music_pulse_backfill() -> None:
     exported = task(inlets=[MARTS], outlets=[PARQUET])(steps.export)()
     chain(read, landed, dbt_build(), exported)
     verdict = task(trigger_rule=TriggerRule.ONE_FAILED, retries=0, on_failure_callback=None)(steps.verdict)()
-    [read, exported] >> verdict
+    read >> verdict
 
 
 music_pulse_backfill()

@@ -44,7 +44,7 @@ def music_pulse_daily() -> None:
     fresh = task(steps.freshness)()
     chain(read, enriched, dbt_build(), [exported, fresh])
     verdict = task(trigger_rule=TriggerRule.ONE_FAILED, retries=0, on_failure_callback=None)(steps.verdict)()
-    [read, exported, fresh] >> verdict
+    read >> verdict
 
 
 music_pulse_daily()

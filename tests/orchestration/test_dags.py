@@ -66,6 +66,7 @@ def test_the_daily_run_reads_then_builds_then_exports(daily: dict[str, Any]) -> 
     assert daily["export"]["upstream"] == [BUILD]
     assert daily["freshness"]["upstream"] == [BUILD]
     assert daily["verdict"]["trigger_rule"] == "one_failed"
+    assert daily["verdict"]["upstream"] == ["user.reconcile"]
 
 
 def test_each_user_is_read_by_tasks_of_their_own(daily: dict[str, Any]) -> None:

@@ -150,7 +150,7 @@ def test_the_same_day_once_more_changes_nothing_though_builds_fail_before(
     states = {name.removesuffix("[-1]"): state for name, (state, _) in failed["tasks"].items()}
     assert (states["dbt.listen_events.run"], states["dbt.listen_events.test"]) == ("success", "success")
     assert (states["dbt.user_daily_hours.run"], states["dbt.user_daily_hours.test"]) == ("skipped", "skipped")
-    assert (states["export"], states["verdict"]) == ("upstream_failed", "failed")
+    assert (states["export"], states["verdict"]) == ("upstream_failed", "skipped")
     assert marts_of(story.daily) == story.marts
     assert (row_versions(story.daily), exported(story.daily)) == (before, files)
 
@@ -160,6 +160,19 @@ def test_pulse_run_has_the_same_marts(story: Story, settings_of: Any) -> None:
     landed = steps.land_listenbrainz(other, USERS, None)
     steps.finish(other, landed, steps.reconcile(other, USERS))
     assert marts_of(other) == story.marts
+
+
+def test_somebody_who_can_not_be_read_fails_the_run_but_keeps_nobody_from_the_marts(
+    story: Story, ask: Any, environment: dict[str, str]
+) -> None:
+    order = {"run": "music_pulse_daily", "date": (DAYS[-1] + timedelta(hours=4)).isoformat(), "skip": BUILDING}
+    named = {"AIRFLOW_VAR_MUSIC_PULSE_USERS": '["nobody", "ann"]'}
+    [run] = ask(story.daily, order, **(environment | named))
+    assert run["state"] == "failed"
+    states = {name.removesuffix("[-1]"): state for name, (state, _) in run["tasks"].items()}
+    assert (states["user.extract[0]"], states["user.reconcile[0]"]) == ("failed", "upstream_failed")
+    assert (states["user.extract[1]"], states["user.reconcile[1]"]) == ("success", "success")
+    assert [states[name] for name in ("enrich", "export", "verdict")] == ["success", "success", "failed"]
 
 
 def test_a_backfill_of_three_days_has_the_same_marts(
