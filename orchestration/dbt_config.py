@@ -12,7 +12,7 @@ from typing import Any
 
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, BaseOperator, TaskGroup, TriggerRule, get_parsing_context
-from airflow.sdk.bases.skipmixin import XCOM_SKIPMIXIN_KEY, XCOM_SKIPMIXIN_SKIPPED
+from airflow.sdk.bases.skipmixin import XCOM_SKIPMIXIN_FOLLOWED, XCOM_SKIPMIXIN_KEY, XCOM_SKIPMIXIN_SKIPPED
 from cosmos import DbtTaskGroup, ProfileConfig, ProjectConfig, RenderConfig
 from cosmos.constants import DbtResourceType, LoadMode, TestBehavior
 from cosmos.dbt.graph import DbtNode
@@ -40,13 +40,18 @@ class Node(EmptyOperator):
 
 
 class Build(BaseOperator):
-    """Runs dbt as everybody does. Where it fails, the nodes that aren't done are skipped; its error names the cause."""
+    """Runs dbt as everybody does. Where it fails, the nodes that aren't done are skipped; its error names the cause.
+
+    However it ends: what a node shows is written before dbt starts, for a process that is killed.
+    """
 
     inherits_from_skipmixin = True
 
     def execute(self, context: Mapping[str, Any]) -> None:
         """Build, and test."""
         begun = time.time()
+        others = sorted(task.task_id for task in self.downstream_list if not isinstance(task, Node))
+        context["ti"].xcom_push(XCOM_SKIPMIXIN_KEY, {XCOM_SKIPMIXIN_FOLLOWED: others})
         with warehouse() as settings:
             try:
                 transform.build(settings, lambda done, total, name: logger.info("%d of %d: %s", done, total, name))
@@ -56,6 +61,7 @@ class Build(BaseOperator):
                     undone = [node.task_id for node in _nodes(_graph()) if not node.unique_ids <= done]
                 context["ti"].xcom_push(XCOM_SKIPMIXIN_KEY, {XCOM_SKIPMIXIN_SKIPPED: undone})
                 raise
+        context["ti"].xcom_push(XCOM_SKIPMIXIN_KEY, {XCOM_SKIPMIXIN_SKIPPED: []})
 
 
 def dbt_build() -> BaseOperator:

@@ -186,7 +186,7 @@ def _backfilled_interval() -> tuple[float, float] | None:
     """Return the run's data interval in seconds since 1970, if `airflow backfill` made the run."""
     run = get_current_context()["dag_run"]
     start, end = run.data_interval_start, run.data_interval_end
-    if str(run.run_type) != "backfill" or start is None or end is None:
+    if run.run_type != "backfill" or start is None or end is None:
         return None
     return start.timestamp(), end.timestamp()
 

@@ -109,6 +109,36 @@ def test_variables_of_ours_are_settings() -> None:
                 assert variable.removeprefix("PULSE_").lower() in Settings.model_fields, f"{name}: {variable}"
 
 
+SET_BY_THE_FILE = {
+    "PULSE_HOME",  # the image's
+    "PULSE_JAR_CACHE",
+    "PULSE_DOCS_PORT",
+    "PULSE_SERVE_HOST",
+    "PULSE_SERVE_PORT",
+    "PULSE_AIRFLOW_PORT",
+    "PULSE_POSTGRES_SSLMODE",
+    "PULSE_KAFKA_SECURITY_PROTOCOL",
+    "PULSE_KAFKA_SSL_CAFILE",
+    "PULSE_KAFKA_SASL_MECHANISM",
+    "PULSE_KAFKA_SASL_USERNAME",
+    "PULSE_KAFKA_SASL_PASSWORD",
+    "PULSE_SCHEMA_REGISTRY_USERNAME",
+    "PULSE_SCHEMA_REGISTRY_PASSWORD",
+}
+
+
+def test_a_setting_that_env_names_reaches_who_needs_it() -> None:
+    told = set(re.findall(r"^#?(PULSE_\w+)=", (ROOT / ".env.example").read_text(), re.MULTILINE)) - SET_BY_THE_FILE
+    everywhere = set(SERVICES["pulse"]["environment"])
+    own = {
+        "trending": {"PULSE_SPARK_MEMORY", "PULSE_SPARK_MASTER", "PULSE_SPARK_DRIVER_HOST"},
+        "airflow-scheduler": {name for name in told if name.startswith(("PULSE_ALERT_", "PULSE_AIRFLOW_"))},
+    }
+    assert told <= everywhere.union(*own.values())
+    for name, variables in own.items():
+        assert variables <= set(SERVICES[name]["environment"])
+
+
 def test_settings_of_airflow_exist() -> None:
     shown = subprocess.check_output(
         [sys.executable, "-m", "airflow", "config", "list", "--defaults"], text=True, stderr=subprocess.DEVNULL

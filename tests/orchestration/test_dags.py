@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -56,6 +57,17 @@ def test_every_task_tells_of_its_failures_but_for_the_one_that_sums_up(bag: dict
     for dag in bag["dags"].values():
         assert {name for name, task in dag["tasks"].items() if not task["tells_of_failure"]} <= {"verdict"}
         assert all(task["tells_of_retry"] for task in dag["tasks"].values())
+
+
+def test_the_runbook_has_a_row_for_every_task(bag: dict[str, Any]) -> None:
+    runbook = (PROJECT_ROOT / "docs" / "runbook.md").read_text()
+    rows = "".join(line.split("|")[1] for line in runbook.splitlines() if line.startswith("| `"))
+    told = set(re.findall(r"`([\w.]+)`", rows))
+    tasks = {name for dag in bag["dags"].values() for name in dag["tasks"]}
+    nodes = {name for name in tasks if name.startswith("dbt.") and name != BUILD}
+    assert nodes
+    assert tasks - nodes <= told
+    assert "dbt.NODE.run" in told
 
 
 def test_the_daily_run_reads_then_builds_then_exports(daily: dict[str, Any]) -> None:

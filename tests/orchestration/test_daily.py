@@ -176,10 +176,12 @@ def test_somebody_who_can_not_be_read_fails_the_run_but_keeps_nobody_from_the_ma
 
 
 def test_a_backfill_of_three_days_has_the_same_marts(
-    story: Story, ask: Any, settings_of: Any, environment: dict[str, str]
+    story: Story, ask: Any, settings_of: Any, environment: dict[str, str], api: ListenBrainzDouble
 ) -> None:
-    """Each run reads its own day again, by listened_at."""
+    """Each run reads its own day again, by listened_at, and no other."""
     other = settings_of()
+    elsewhere = int(DAYS[0].timestamp()) - 86_400
+    api.add("ann", [listen(elsewhere, "Artist of another day", "Track")])
     order = {
         "backfill": "music_pulse_daily",
         "from": DAYS[0].isoformat(),
@@ -187,6 +189,7 @@ def test_a_backfill_of_three_days_has_the_same_marts(
         "skip": BUILDING,
     }
     [runs] = ask(other, order, **environment)
+    api.remove("ann", elsewhere)
     assert [(run["run_type"], run["state"]) for run in runs] == [("backfill", "success")] * 3
     build(other)
     assert marts_of(other) == story.marts
