@@ -14,8 +14,8 @@ from music_pulse.settings import Settings
 GAP_LISTENS, GAP_SHARE = 10, 0.001
 """What counts may differ by: ListenBrainz' own is off by a few for some users (docs/reconciliation.md)."""
 
-QUIET_SHARE = 0.1
-"""A day with less than this share of what is usual is odd."""
+QUIET_SHARE, FLOOD_FACTOR = 0.1, 10
+"""A day with less than this share of what is usual, or more than so many times as much, is odd."""
 
 _USUAL_DAYS = 28
 _ENOUGH_LISTENS = 20
@@ -48,7 +48,7 @@ judged as (
 )
 select user_id, day, listens, usual
 from judged
-where usual >= %(enough)s and listens < usual * %(share)s
+where usual >= %(enough)s and (listens < usual * %(share)s or listens > usual * %(factor)s)
 order by user_id
 """
 
@@ -85,9 +85,10 @@ def reconciliation_gaps(settings: Settings) -> list[str]:
 
 
 def odd_counts(settings: Settings) -> list[str]:
-    """Return the users whose last whole day has far fewer listens than their median day of four weeks."""
+    """Return the users whose last whole day has far fewer or more listens than their median day of four weeks."""
     with connect(settings.credentials("reader"), autocommit=True) as connection:
         rows = connection.execute(
-            _COUNTS, {"days": _USUAL_DAYS + 1, "enough": _ENOUGH_LISTENS, "share": QUIET_SHARE}
+            _COUNTS,
+            {"days": _USUAL_DAYS + 1, "enough": _ENOUGH_LISTENS, "share": QUIET_SHARE, "factor": FLOOD_FACTOR},
         ).fetchall()
     return [f"{user}: {listens:,} listens on {day}, {usual:,.0f} are usual" for user, day, listens, usual in rows]

@@ -126,7 +126,7 @@ def reconciliation() -> None:
 
 
 def row_counts() -> None:
-    """Fail where a user's last whole day has far fewer listens than usual."""
+    """Fail where a user's last whole day has far fewer or more listens than usual."""
     from music_pulse import quality
 
     with warehouse() as settings:

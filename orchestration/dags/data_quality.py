@@ -2,7 +2,7 @@
 ### data_quality
 
 After each build of the marts: how fresh the sources are, whether as much is held as ListenBrainz reports, days with
-far fewer listens than usual, and every dbt test over all rows (a build tests only what changed), summed up. Each check
+far fewer or more listens than usual, and every dbt test over all rows (a build tests only what changed), summed up. Each check
 fails, and alerts, by itself. Last the dbt docs are built anew for the page (Browse → dbt docs).
 """
 

@@ -19,9 +19,10 @@ insert into marts.reconciliation values
     ('eve', null, 5, null);
 insert into marts.user_daily_tracks
     select users.user_id, cast(days.day as date), users.listens
-    from (values ('quiet', 30), ('usual', 30), ('rare', 2)) as users (user_id, listens)
+    from (values ('flood', 30), ('quiet', 30), ('usual', 30), ('rare', 2)) as users (user_id, listens)
     cross join generate_series(date '2026-10-20', date '2026-11-18', interval '1 day') as days (day);
 insert into marts.user_daily_tracks values
+    ('flood', '2026-11-19', 301), ('rare', '2026-11-19', 90),
     ('quiet', '2026-11-19', 2), ('usual', '2026-11-19', 9), ('quiet', '2026-11-20', 0);
 grant select on all tables in schema marts to public;
 """
@@ -38,7 +39,10 @@ def test_gaps_and_odd_days_are_found(marts: Settings) -> None:
     assert quality.reconciliation_gaps(marts) == [
         "cy: ListenBrainz reports 1,000 listens, 900 are held (difference +100)"
     ]
-    assert quality.odd_counts(marts) == ["quiet: 2 listens on 2026-11-19, 30 are usual"]
+    assert quality.odd_counts(marts) == [
+        "flood: 301 listens on 2026-11-19, 30 are usual",
+        "quiet: 2 listens on 2026-11-19, 30 are usual",
+    ]
 
 
 def test_findings_fail_a_task_in_one_line() -> None:
