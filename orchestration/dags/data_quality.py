@@ -2,8 +2,8 @@
 ### data_quality
 
 After each build of the marts: how fresh the sources are, whether as much is held as ListenBrainz reports, days with
-far fewer or more listens than usual, and every dbt test over all rows (a build tests only what changed), summed up. Each check
-fails, and alerts, by itself. Last the dbt docs are built anew for the page (Browse → dbt docs).
+far fewer or more listens than usual, and every dbt test over all rows (a build tests only what changed), summed up.
+Each check fails, and alerts, by itself. Last the dbt docs are built anew for the page (Browse → dbt docs).
 """
 
 from __future__ import annotations
