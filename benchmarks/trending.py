@@ -148,8 +148,8 @@ def _ours(session: SparkSession, settings: Settings, rules: TrendingRules) -> tu
 
 
 def _noop(session: SparkSession, settings: Settings, rules: TrendingRules) -> tuple[Any, Write]:
-    def write(blocks: DataFrame, number: int) -> None:
-        window_changes(blocks, rules).write.format("noop").mode("overwrite").save()
+    def write(listens: DataFrame, number: int) -> None:
+        window_changes(listens, rules).write.format("noop").mode("overwrite").save()
 
     return lambda events: recent_listens(counted(events), rules), write
 

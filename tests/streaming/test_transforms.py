@@ -67,8 +67,8 @@ def _record(value: bytes | None, broker_time: float) -> tuple[bytes | None, date
     return value, datetime.fromtimestamp(broker_time, UTC)
 
 
-def changes(blocks: DataFrame, rules: TrendingRules) -> Counts:
-    united = Changes.of(window_changes(blocks, rules).toArrow(), rules).windows.to_pylist()
+def changes(listens: DataFrame, rules: TrendingRules) -> Counts:
+    united = Changes.of(window_changes(listens, rules).toArrow(), rules).windows.to_pylist()
     return {
         (row["window_start"], row["kind"], row["id"]): Row(
             row["artist_name"], row["track_name"], row["listens"] or 0, row["listeners"] or 0
@@ -227,9 +227,9 @@ def stream_counts(
     total: Counts = {}
     watermark = float("-inf")
 
-    def add(blocks: DataFrame, number: int) -> None:
+    def add(listens: DataFrame, number: int) -> None:
         nonlocal watermark
-        for window, row in changes(blocks, rules).items():
+        for window, row in changes(listens, rules).items():
             if window[0] + rules.window_minutes * 60 > watermark and (row.listens or window in total):
                 total[window] = _sum(total.get(window), row)
         batch = batches[number] if number < len(batches) else []  # the last one comes for the watermark alone
