@@ -28,6 +28,7 @@ from queue import SimpleQueue
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from music_pulse.database import connect
@@ -48,9 +49,10 @@ WHOLE = {
     "reconciliation": "user_id",
 }
 """Tables in one file, and the order of their rows."""
-SORTED_HERE = {"daily_aggregates", "daily_top"}
-"""Tables of which a file fits in memory, as it holds what was heard on its days, not each listen: Arrow sorts it in a
-fifth of the time that the database takes. The others are streamed in the database's order."""
+BY_DAY = {"daily_aggregates", "daily_top"}
+"""Tables of which a file fits in memory, as it holds what was heard on its days, not each listen. They come as a row of
+arrays a day, read in less than half the time of a row each, and Arrow sorts them in a fifth of the time that the
+database takes. The others are streamed in the database's order."""
 
 CONNECTIONS = 2
 """How many files are read and written at a time."""
@@ -151,14 +153,14 @@ def _bring_up_to_date(storage: _Storage, cursors: Sequence[Any], export: Export,
 
 def _write(storage: _Storage, cursor: Any, part: _Part, columns: dict[str, str]) -> dict[str, Any]:
     order = (BY_MONTH.get(part.table) or WHOLE[part.table]).split(", ")
-    chosen = ", ".join(f"cast({name} as text) as {name}" if kind == "uuid" else name for name, kind in columns.items())
-    statement = f"select {chosen} from marts.{part.table} {_in_month(part.month)}"
     # Every order begins or ends with a key, so the same rows give the same file; uuids are ordered as themselves.
-    if part.table in SORTED_HERE:
-        cursor.execute(statement)
-        reader = cursor.fetch_arrow_table().sort_by([(name, "ascending") for name in order]).to_reader(ROW_GROUP_ROWS)
+    if part.table in BY_DAY:
+        found = _by_day(cursor, part, columns).sort_by([(name, "ascending") for name in order])
+        reader = found.to_reader(ROW_GROUP_ROWS)
     else:
-        cursor.execute(f"{statement} order by {', '.join(f'marts.{part.table}.{name}' for name in order)}")
+        chosen = ", ".join(f"{_readable(name, kind)} as {name}" for name, kind in columns.items())
+        keys = ", ".join(f"marts.{part.table}.{name}" for name in order)
+        cursor.execute(f"select {chosen} from marts.{part.table} {_in_month(part.month)} order by {keys}")
         reader = cursor.fetch_record_batch()
     rows = 0
     with (
@@ -169,6 +171,27 @@ def _write(storage: _Storage, cursor: Any, part: _Part, columns: dict[str, str])
             writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
             rows += table.num_rows
     return {"table": part.table, "month": part.month, "path": part.path, "rows": rows}
+
+
+def _by_day(cursor: Any, part: _Part, columns: dict[str, str]) -> pa.Table:
+    """Read the rows of a file in no order."""
+    arrays = (f"array_agg({_readable(name, kind)}) as {name}" for name, kind in columns.items() if name != "day")
+    cursor.execute(f"select day, {', '.join(arrays)} from marts.{part.table} {_in_month(part.month)} group by day")
+    reader = cursor.fetch_record_batch()
+    days = list(reader) or [pa.RecordBatch.from_pylist([], reader.schema)]
+    return pa.Table.from_batches([_flat(batch).select(list(columns)) for batch in days])
+
+
+def _flat(days: pa.RecordBatch) -> pa.RecordBatch:
+    """Return a row each of rows of a day and of arrays that are equally long."""
+    lists = {name: days[name] for name in days.schema.names if name != "day"}
+    day_of_row = pc.list_parent_indices(next(iter(lists.values())))
+    values = {name: pc.list_flatten(column) for name, column in lists.items()}
+    return pa.RecordBatch.from_pydict({"day": days["day"].take(day_of_row), **values})
+
+
+def _readable(name: str, kind: str) -> str:
+    return f"cast({name} as text)" if kind == "uuid" else name
 
 
 def _row_groups(reader: Any) -> Iterator[pa.Table]:

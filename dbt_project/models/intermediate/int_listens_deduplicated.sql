@@ -102,6 +102,15 @@ judged as {{ not_materialized() }} (
 
 {%- if is_incremental() %}
 
+-- Whose time zone was another when their days were told.
+moved_users as materialized (
+
+    select used.user_id
+    from {{ ref('int_user_time_zones') }} as used
+    where used.time_zone != {{ time_zone_of('used.user_id') }}
+
+),
+
 -- What ListenBrainz has told of since.
 new_recordings as materialized (
 
@@ -137,11 +146,9 @@ built as (
         is_deleted
     from {{ this }}
     where
-        user_id in (
-            select used.user_id
-            from {{ ref('int_user_time_zones') }} as used
-            where used.time_zone != {{ time_zone_of('used.user_id') }}
-        )
+        -- Asked first, it spares the table's reading.
+        exists (select 1 from moved_users)
+        and user_id in (select moved_users.user_id from moved_users)
     union all
     select
         held.{{ columns | join(', held.') }},

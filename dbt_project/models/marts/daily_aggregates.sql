@@ -79,38 +79,51 @@ aggregates as (
 
 ),
 
--- One row a metric; a metric that makes no sense for a dimension is null and
--- has no row.
-unpivoted as (
+-- Unnested among the columns, side by side: as a table of its own in the from
+-- clause, each row's values would be spooled first.
+metrics as (
 
     select
-        aggregates.day,
-        metrics.metric,
-        aggregates.dimension,
-        metrics.value
+        day,
+        unnest(
+            array[
+                'listens',
+                'minutes_listened',
+                'listeners',
+                'distinct_tracks',
+                'distinct_artists',
+                'listens_without_duration'
+            ]
+        ) as metric,
+        dimension,
+        unnest(
+            array[
+                cast(listens as double precision),
+                {{ minutes('milliseconds_listened') }},
+                cast(listeners as double precision),
+                cast(distinct_tracks as double precision),
+                cast(distinct_artists as double precision),
+                cast(listens_without_duration as double precision)
+            ]
+        ) as value
 
     from aggregates
-    -- Two arrays cost three fifths of six values.
-    cross join lateral unnest(
-        array[
-            'listens',
-            'minutes_listened',
-            'listeners',
-            'distinct_tracks',
-            'distinct_artists',
-            'listens_without_duration'
-        ],
-        array[
-            cast(aggregates.listens as double precision),
-            {{ minutes('aggregates.milliseconds_listened') }},
-            cast(aggregates.listeners as double precision),
-            cast(aggregates.distinct_tracks as double precision),
-            cast(aggregates.distinct_artists as double precision),
-            cast(aggregates.listens_without_duration as double precision)
-        ]
-    ) as metrics (metric, value)
-    where metrics.value is not null
+
+),
+
+-- One row a metric; a metric that makes no sense for a dimension is null and
+-- has no row.
+present as (
+
+    select
+        day,
+        metric,
+        dimension,
+        value
+
+    from metrics
+    where value is not null
 
 )
 
-select * from unpivoted
+select * from present

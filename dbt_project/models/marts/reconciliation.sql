@@ -44,6 +44,7 @@ landed as (
             load_id,
             count(*) as landed
         from {{ ref('stg_batch__listens') }}
+        where 1 = 1 {{ and_is_touched('user_id') }}
         group by user_id, load_id
         union all
         select
@@ -51,10 +52,10 @@ landed as (
             load_id,
             count(*) as landed
         from {{ ref('stg_stream__listens') }}
+        where 1 = 1 {{ and_is_touched('user_id') }}
         group by user_id, load_id
     ) as counted
     inner join loads on counted.load_id = loads.load_id
-    {{ and_is_touched('counted.user_id') }}
     group by counted.user_id
 
 ),
