@@ -99,8 +99,14 @@ class Settings(BaseSettings):
     postgres_app_user: str | None = Field(None, description="Login of what the server keeps; default: the above.")
     postgres_app_password: SecretStr | None = Field(None, description="Its password.")
 
-    export_dir: str = Field("data/warehouse", description="Folder or s3:// address of the Parquet snapshots.")
-    archive_dir: Path = Field(Path("data/stream"), description="Folder of what the stream lands, as Parquet by day.")
+    export_dir: str = Field(
+        default_factory=lambda given: str(given.get("home", "") / Path("warehouse")),
+        description="Folder or s3:// address of the Parquet snapshots; default: warehouse in home.",
+    )
+    archive_dir: Path = Field(
+        default_factory=lambda given: given.get("home", "") / Path("stream"),
+        description="Folder of what the stream lands, as Parquet by day; default: stream in home.",
+    )
     s3_endpoint_url: str | None = Field(None, description="S3 endpoint, where it isn't AWS.")
     s3_access_key_id: str | None = Field(None, description="S3 key; default: the AWS environment's.")
     s3_secret_access_key: SecretStr | None = Field(None, description="Its secret.")

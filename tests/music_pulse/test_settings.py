@@ -23,6 +23,14 @@ def test_env_example_is_itself_a_valid_env_file_with_the_defaults() -> None:
     assert given == defaults
 
 
+def test_parquet_lies_in_home_wherever_a_command_is_called(tmp_path: Path) -> None:
+    settings = load_settings(home=tmp_path)
+    assert (settings.export_dir, settings.archive_dir) == (str(tmp_path / "warehouse"), tmp_path / "stream")
+    assert load_settings(home=tmp_path, export_dir="s3://bucket/marts").export_dir == "s3://bucket/marts"
+    with pytest.raises(ConfigurationError, match="PULSE_HOME"):
+        load_settings(home=1)
+
+
 def test_every_setting_says_what_it_is() -> None:
     assert all(field.description for field in Settings.model_fields.values())
 
