@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 DBNAME = "airflow"
 """Airflow's own database on the embedded server."""
 LOGIN = "admin"
+HEALTH = "/api/v2/monitor/health"
+"""Where the page tells how each part is."""
 
 _ORCHESTRATION = PROJECT_ROOT / "orchestration"
 _PARTS = (
@@ -75,7 +77,7 @@ def airflow_environment(settings: Settings, port: int | None = None) -> dict[str
     root = f"http://{HOST}:{port}"
     defaults = {
         "AIRFLOW__CORE__DAGS_FOLDER": str(_ORCHESTRATION / "dags"),
-        "AIRFLOW__CORE__PLUGINS_FOLDER": str(home / "plugins"),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(_ORCHESTRATION / "plugins"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
         "AIRFLOW__CORE__PARALLELISM": str(settings.airflow_parallelism),
@@ -222,7 +224,7 @@ class RunningAirflow:
 
     def _is_ready(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.address}/api/v2/monitor/health", timeout=5) as answer:  # noqa: S310
+            with urllib.request.urlopen(self.address + HEALTH, timeout=5) as answer:  # noqa: S310
                 health = json.load(answer)
         except (OSError, ValueError):
             return False
@@ -233,8 +235,7 @@ class RunningAirflow:
 def prepare_airflow(settings: Settings, port: int | None = None) -> dict[str, str]:
     """Make folders, database, pools and manifest; return Airflow's environment. Raises `AirflowError`."""
     home = airflow_home(settings)
-    for folder in (home / "plugins", home / "tmp"):
-        folder.mkdir(parents=True, exist_ok=True)
+    (home / "tmp").mkdir(parents=True, exist_ok=True)
     home.chmod(0o700)
     kept_secrets(_passwords_path(settings), (LOGIN,))
     transform.write_manifest(settings)

@@ -109,7 +109,7 @@ def raise_unless_reconciled(reconciled: Sequence[Reconciled]) -> None:
     errors = [user.error for user in reconciled if user.error]
     if errors:
         others = f" ({len(errors) - 1} more users were not reconciled)" if len(errors) > 1 else ""
-        raise ReconciliationError(f"{errors[0]}{others}")
+        raise ReconciliationError(f"{errors[0]}{others}") from errors[0]
 
 
 def land_synthetic(settings: Settings, *, listens: int = DEMO_LISTENS, seed: int = DEMO_SEED) -> Landed:

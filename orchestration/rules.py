@@ -9,12 +9,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.sdk.definitions.callback import AsyncCallback
-from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
+from airflow.sdk.definitions.deadline import DeadlineAlert
 from airflow.sdk.exceptions import AirflowFailException
 
 from music_pulse.errors import ConfigurationError, InputError, PulseError, UnknownUserError
 from music_pulse.logs import configure_logging, without_secrets
 from music_pulse.settings import Settings, load_settings
+from orchestration.deadlines import RunQueued
 from orchestration.notifications import WebhookNotifier
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -38,7 +39,7 @@ def dag_arguments(title: str, *, tags: list[str], deadline: timedelta) -> dict[s
         "tags": ["music-pulse", *tags],
         "default_args": task_arguments(),
         "deadline": DeadlineAlert(
-            reference=DeadlineReference.DAGRUN_QUEUED_AT,
+            reference=RunQueued(),
             interval=deadline,
             callback=AsyncCallback(WebhookNotifier, {"event": f"missed its deadline of {deadline}"}),
         ),
@@ -78,7 +79,6 @@ def warehouse() -> Iterator[Settings]:
     try:
         with stack.warehouse(settings) as filled:
             yield filled
-    except _HOPELESS as error:
-        raise AirflowFailException(str(error)) from error
     except PulseError as error:
-        raise RuntimeError(str(error)) from error
+        is_hopeless = isinstance(error, _HOPELESS) or isinstance(error.__cause__, _HOPELESS)
+        raise (AirflowFailException if is_hopeless else RuntimeError)(str(error)) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -19,6 +20,7 @@ import pytest
 import typer
 import yaml
 
+from music_pulse.airflow import HEALTH
 from music_pulse.cli import app
 from music_pulse.settings import Settings
 
@@ -139,14 +141,46 @@ def test_a_setting_that_env_names_reaches_who_needs_it() -> None:
         assert variables <= set(SERVICES[name]["environment"])
 
 
-def test_settings_of_airflow_exist() -> None:
+def test_settings_of_airflow_exist(tmp_path: Path) -> None:
     shown = subprocess.check_output(
-        [sys.executable, "-m", "airflow", "config", "list", "--defaults"], text=True, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "airflow", "config", "list", "--defaults"],
+        env={**os.environ, "AIRFLOW_HOME": str(tmp_path)},
+        text=True,
+        stderr=subprocess.DEVNULL,
     )
     known = set(re.findall(r"^# Variable: (AIRFLOW__\w+)$", shown, re.MULTILINE))
     named = {key for service in AIRFLOW.values() for key in service["environment"] if key.startswith("AIRFLOW__")}
     assert named
     assert named <= known
+
+
+AIRFLOW_PARSES = """
+import json, sys
+from airflow.cli.cli_parser import get_parser
+for words in json.loads(sys.argv[1]):
+    get_parser().parse_args(words)
+"""
+
+
+def test_commands_of_airflow_exist(tmp_path: Path) -> None:
+    """What `pulse airflow` hands on, and the health checks'."""
+    asked = [service["command"][2:] for service in AIRFLOW.values()]
+    checks = [" ".join(service["healthcheck"]["test"][1:]) for name, service in AIRFLOW.items() if name in LASTING]
+    asked += [shlex.split(check)[1:] for check in checks if check.startswith("airflow ")]
+    assert ["jobs", "check", "--local", "--limit", "10", "--allow-multiple"] in asked
+    for words, is_known in ((asked, True), ([["no-such-command"]], False)):
+        done = subprocess.run(
+            [sys.executable, "-c", AIRFLOW_PARSES, json.dumps(words)],
+            env={**os.environ, "AIRFLOW_HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+        )
+        assert (done.returncode == 0) == is_known, done.stderr
+
+
+def test_the_health_check_of_airflows_page_is_the_one_that_we_ask() -> None:
+    check = " ".join(SERVICES["airflow-api-server"]["healthcheck"]["test"])
+    assert re.findall(r"localhost:8080([^'\"]*)", check) == [HEALTH]
 
 
 def commands() -> Iterator[tuple[str, list[str]]]:

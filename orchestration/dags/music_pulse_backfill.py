@@ -3,7 +3,7 @@
 
 Reads days of users' histories again, by `listened_at`: lands what is missing, marks what is gone there, then builds
 and exports once. A task a user and month: one that failed, or a run that was stopped, goes on where it was when its
-tasks are cleared; what is landed is not landed again.
+failed pieces are cleared with what follows them; what is landed is not landed again.
 
 Parameters: `users` (default: `PULSE_LISTENBRAINZ_USER`), `from_day` and `to_day` (both included, UTC).
 """
