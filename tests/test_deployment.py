@@ -227,6 +227,12 @@ def test_dockerfile_passes_hadolint() -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
+def test_dockerfile_begins_with_a_pinned_image() -> None:
+    text = (ROOT / "deploy" / "Dockerfile").read_text()
+    assert re.search(r"^ARG PYTHON=python:\d+\.\d+\.\d+-\S+$", text, re.MULTILINE)
+    assert set(re.findall(r"^FROM (\S+)", text, re.MULTILINE)) == {"${PYTHON}"}
+
+
 def test_dockerfile_copies_no_secrets() -> None:
     ignored = (ROOT / ".dockerignore").read_text().split()
     assert {".env", ".git", ".pulse*", "data"} <= set(ignored)

@@ -19,6 +19,10 @@ from typing import Any
 
 from orchestration.preload import preload
 
+HEAVY = {"adbc_driver_postgresql", "dbt", "dlt", "kafka", "numpy", "pandas", "psycopg", "pyarrow", "pyspark"}
+HEAVY |= {"extract", "serving", "streaming"}
+"""What a file that Airflow reads again and again must not import."""
+
 
 def describe() -> dict[str, Any]:
     """Load all DAGs as the DAG processor does, and tell what the tests look at."""
@@ -41,7 +45,12 @@ def describe() -> dict[str, Any]:
             "schedule": str(dag.schedule),
             "tasks": {task.task_id: _describe_task(task) for task in dag.tasks},
         }
-    return {"errors": {name: str(error) for name, error in bag.import_errors.items()}, "dags": dags}
+    loaded = sorted({name.split(".")[0] for name in sys.modules} & HEAVY)
+    return {
+        "errors": {name: str(error) for name, error in bag.import_errors.items()},
+        "dags": dags,
+        "heavy": loaded,
+    }
 
 
 def _describe_task(task: Any) -> dict[str, Any]:

@@ -30,6 +30,10 @@ def test_every_dag_loads_is_acyclic_and_can_be_stored(bag: dict[str, Any]) -> No
     assert set(bag["dags"]) == DAGS
 
 
+def test_reading_the_dags_imports_nothing_heavy(bag: dict[str, Any]) -> None:
+    assert bag["heavy"] == []
+
+
 def test_every_dag_says_what_it_is_and_runs_once_at_a_time(bag: dict[str, Any]) -> None:
     for dag_id, dag in bag["dags"].items():
         assert dag["doc_md"].strip().startswith(f"### {dag_id}")
