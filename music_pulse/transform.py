@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from music_pulse.database import connect
+from music_pulse.dbt_process import spared
 from music_pulse.errors import BuildError
 from music_pulse.parsed import PARSE, put, take_over
 from music_pulse.settings import PROJECT_ROOT, Settings
@@ -37,13 +38,13 @@ _DBT = f"""
 import ctypes, gc, sys
 if sys.platform == "linux":
     ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG: no build goes on without the one who holds its lock
-from music_pulse.dbt_process import compile_when_used, drop_unlogged, encode_whole
+from music_pulse.dbt_process import compile_when_used, drop_unheard, encode_whole
 compile_when_used()
 from dbt.cli.main import cli
 gc.freeze()  # what dbt imports stays
 gc.set_threshold(*{_GC_THRESHOLDS})
 from music_pulse.parsed import take_over
-drop_unlogged()
+drop_unheard()
 encode_whole()
 take_over()
 cli(prog_name="pulse dbt")
@@ -232,7 +233,8 @@ def _run_here(settings: Settings, arguments: Sequence[str], follow: Callable[[st
     gc.set_threshold(*_GC_THRESHOLDS)
     try:
         take_over()
-        ended = dbtRunner(callbacks=[read]).invoke(["--log-level", "none", *_arguments(settings, arguments)])
+        with spared(_RESULTS):
+            ended = dbtRunner(callbacks=[read]).invoke(["--log-level", "none", *_arguments(settings, arguments)])
     finally:
         gc.set_threshold(*thresholds)
         os.environ.clear()

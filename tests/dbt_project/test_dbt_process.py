@@ -17,25 +17,39 @@ from dbt_common.utils.encoding import JSONEncoder
 from mashumaro import DataClassDictMixin
 from mashumaro.config import BaseConfig
 
-from music_pulse.dbt_process import compile_when_used, drop_unlogged, encode_whole
+from music_pulse.dbt_process import compile_when_used, encode_whole, spared
 
 
-def test_what_is_logged_stays_and_no_line_is_made_of_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logger._Logger, "write_line", logger._Logger.write_line)  # put back afterwards
-    drop_unlogged()
+@pytest.mark.parametrize(
+    ("level", "wanted", "heard"),
+    [
+        (EventLevel.INFO, (), ["info", "error"]),
+        (EventLevel.DEBUG, (), ["debug", "info", "error"]),
+        (EventLevel.INFO, ("Note",), ["debug", "info", "error"]),
+    ],
+)
+def test_an_event_of_debug_is_made_where_somebody_hears_it(
+    level: EventLevel, wanted: tuple[str, ...], heard: list[str]
+) -> None:
     output, made = StringIO(), []
-    create = logger._JsonLogger.create_line
-    monkeypatch.setattr(
-        logger._JsonLogger, "create_line", lambda self, event: made.append(event) or create(self, event)
-    )
     events = EventManager()
     line_format = logger.LineFormat.Json
-    events.add_logger(logger.LoggerConfig("ours", level=EventLevel.INFO, line_format=line_format, output_stream=output))
-    for level in (EventLevel.DEBUG, EventLevel.INFO, EventLevel.ERROR):
-        events.fire_event(Note(msg=f"said as {level.value}"), level=level)
+    events.add_logger(logger.LoggerConfig("ours", level=level, line_format=line_format, output_stream=output))
+    events.add_callback(lambda event: made.append(event.info.level))
+    with spared(wanted):
+        for said in (EventLevel.DEBUG, EventLevel.INFO, EventLevel.ERROR):
+            events.fire_event(Note(msg=said.value), level=said)
+    assert made == heard
     lines = [json.loads(line)["info"]["msg"] for line in output.getvalue().splitlines()]
-    assert lines == ["said as info", "said as error"]
-    assert len(made) == 2
+    assert lines == [one for one in heard if one != "debug" or level == EventLevel.DEBUG]
+
+
+def test_it_spares_only_while_dbt_runs() -> None:
+    before = (EventManager.fire_event, json.dump)
+    with pytest.raises(RuntimeError), spared(()):
+        assert (EventManager.fire_event, json.dump) != before
+        raise RuntimeError
+    assert (EventManager.fire_event, json.dump) == before
 
 
 def test_json_is_written_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
