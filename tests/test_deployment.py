@@ -60,21 +60,39 @@ def test_services_are_pinned_bounded_and_not_root(name: str) -> None:
     assert re.search(version, service["image"]), "an image without a version"
     assert service["mem_limit"], "no limit of memory"
     assert service["cpus"], "no limit of processors"
-    if name != "registry":  # its image says a user of its own
-        assert service["user"].split(":")[0] not in ("root", "0")
+    assert service["user"].split(":")[0] not in ("root", "0")
     assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
 
 
+DEFAULT_PORTS = {
+    "postgres": "5432",
+    "kafka": "9092",
+    "registry": "8080",
+    "s3": "9333",
+    "grafana": "3000",
+    "prometheus": "9090",
+    "alertmanager": "9093",
+}
+
+
 @pytest.mark.parametrize("name", LASTING)
-def test_what_lasts_has_a_health_check_on_a_port_that_it_serves(name: str) -> None:
+def test_what_lasts_has_a_health_check_and_publishes_ports_that_it_serves(name: str) -> None:
     service = SERVICES[name]
     check = " ".join(service["healthcheck"]["test"])
-    for port in re.findall(r"localhost:(\d+)", check):
-        known = {"kafka": "9092", "registry": "8080", "s3": "9333", "grafana": "3000"}
-        served = " ".join(map(str, service.get("command", []))) + " " + known.get(name, "")
-        served += " " + str(service.get("environment", {}).get("AIRFLOW__API__PORT", ""))
-        served += {"prometheus": " 9090", "alertmanager": " 9093"}.get(name, "")  # their default
-        assert port in served, f"{name} does not serve port {port}"
+    served = {*service.get("command", []), service.get("environment", {}).get("AIRFLOW__API__PORT")}
+    served.add(DEFAULT_PORTS.get(name))
+    asked = re.findall(r"localhost:(\d+)", check) + [port.split(":")[-1] for port in service.get("ports", [])]
+    assert set(asked) <= served
+
+
+def test_who_writes_parquet_writes_it_to_the_one_volume() -> None:
+    """An erasure reaches what is there, whichever service has written it."""
+    for name, service in OURS.items():
+        for variable in ("PULSE_EXPORT_DIR", "PULSE_ARCHIVE_DIR"):
+            place = service.get("environment", {}).get(variable)
+            assert place is None or "/srv/parquet/" in place
+            assert place is None or "parquet:/srv/parquet" in service["volumes"], name
+    assert "/srv/parquet" in (ROOT / "deploy" / "Dockerfile").read_text()
 
 
 def test_volumes_are_declared_and_files_mounted_exist() -> None:

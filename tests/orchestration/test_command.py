@@ -116,6 +116,7 @@ def airflow(make_warehouse: MakeWarehouse, tmp_path_factory: pytest.TempPathFact
                 "PULSE_ALERT_WEBHOOK_URL": f"{alerts.url}/alerts",
                 "HOME": str(outside),
                 "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
+                "AIRFLOW__LOGGING__JSON_LOGS": "True",
                 "AIRFLOW__METRICS__OTEL_ON": "True",
                 "OTEL_EXPORTER_OTLP_ENDPOINT": metrics.url,
                 "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
@@ -139,13 +140,15 @@ def airflow(make_warehouse: MakeWarehouse, tmp_path_factory: pytest.TempPathFact
 
 
 def test_it_prints_a_login_and_serves_only_this_machine(airflow: Running) -> None:
-    """And its metrics arrive where the environment says."""
+    """And its metrics arrive where the environment says, and its logs are a line of JSON each."""
     assert status_of(f"{airflow.address}/api/v2/dags") == 401
     wait_until(lambda: airflow.ask("dags")["total_entries"] == DAGS + 1 or airflow.ask("importErrors")["total_entries"])
     assert airflow.ask("importErrors")["import_errors"] == []
     assert all(dag["is_paused"] for dag in airflow.ask("dags")["dags"])
     assert listening_elsewhere(airflow.process.pid) == []
     wait_until(lambda: any(b"airflow.scheduler_heartbeat" in body for _, body in list(airflow.metrics.received)))
+    log = (airflow.settings.home / "logs" / "airflow-scheduler.log").read_text()
+    assert any(json.loads(line)["event"] for line in log.splitlines() if line.startswith("{"))
 
 
 def test_a_run_that_takes_too_long_is_told_of(airflow: Running) -> None:
