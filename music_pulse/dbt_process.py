@@ -34,7 +34,7 @@ def encode_whole() -> None:
     json.dump = dump  # type: ignore[assignment]
 
 
-def drop_unheard(wanted: Container[str] = ()) -> None:
+def drop_unheard(wanted: Container[str]) -> None:
     """Let dbt make no event of level debug that no logger writes, unless its name is among those `wanted` by callbacks.
 
     It puts each together and drops it then, a quarter of a build's own time: nine in ten are debug messages.
@@ -57,15 +57,32 @@ def _writes_debug(logger: Any) -> bool:
     return logger._python_logger is not None and logger._python_logger.isEnabledFor(logging.DEBUG)
 
 
-@contextmanager
-def spared(wanted: Container[str]) -> Iterator[None]:
-    """Spare dbt both while it runs in a process that goes on without it: JSON by pieces, and events unheard."""
-    from dbt_common.events.event_manager import EventManager
+def drop_unlogged() -> None:
+    """Let each of dbt's loggers look at an event's level first: it makes a line of it and drops that then."""
+    from dbt_common.events import logger
+    from dbt_common.events.base_types import EventLevel
 
-    fire, dump = EventManager.fire_event, json.dump
+    write: Any = logger._Logger.write_line
+
+    def write_line(self: Any, event: Any) -> None:
+        level = logger._log_level_map[EventLevel(event.info.level)]
+        if self._python_logger and (self._python_logger.isEnabledFor(level) or logger._is_print_event(event)):
+            write(self, event)
+
+    logger._Logger.write_line = write_line  # type: ignore[assignment, method-assign]
+
+
+@contextmanager
+def spared(wanted: Container[str] = ()) -> Iterator[None]:
+    """Spare dbt events unheard, lines unlogged and JSON by pieces while it runs; the process may go on without it."""
+    from dbt_common.events.event_manager import EventManager
+    from dbt_common.events.logger import _Logger
+
+    before = EventManager.fire_event, _Logger.write_line, json.dump
     drop_unheard(wanted)
+    drop_unlogged()
     encode_whole()
     try:
         yield
     finally:
-        EventManager.fire_event, json.dump = fire, dump  # type: ignore[method-assign]
+        EventManager.fire_event, _Logger.write_line, json.dump = before  # type: ignore[method-assign]

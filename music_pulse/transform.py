@@ -38,16 +38,15 @@ _DBT = f"""
 import ctypes, gc, sys
 if sys.platform == "linux":
     ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG: no build goes on without the one who holds its lock
-from music_pulse.dbt_process import compile_when_used, drop_unheard, encode_whole
+from music_pulse.dbt_process import compile_when_used, spared
 compile_when_used()
 from dbt.cli.main import cli
 gc.freeze()  # what dbt imports stays
 gc.set_threshold(*{_GC_THRESHOLDS})
 from music_pulse.parsed import take_over
-drop_unheard()
-encode_whole()
 take_over()
-cli(prog_name="pulse dbt")
+with spared():
+    cli(prog_name="pulse dbt")
 """
 
 _NO_UNIT_TESTS = ("--exclude-resource-type", "unit_test")

@@ -44,12 +44,34 @@ def test_an_event_of_debug_is_made_where_somebody_hears_it(
     assert lines == [one for one in heard if one != "debug" or level == EventLevel.DEBUG]
 
 
+def test_what_is_logged_stays_and_no_line_is_made_of_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside a logger that wants all, as dbt's file is beside its console."""
+    outputs, made = {EventLevel.INFO: StringIO(), EventLevel.DEBUG: StringIO()}, []
+    create = logger._JsonLogger.create_line
+    monkeypatch.setattr(
+        logger._JsonLogger, "create_line", lambda self, event: made.append(event) or create(self, event)
+    )
+    events = EventManager()
+    line_format = logger.LineFormat.Json
+    for level, output in outputs.items():
+        config = logger.LoggerConfig(level.value, level=level, line_format=line_format, output_stream=output)
+        events.add_logger(config)
+    with spared():
+        for level in (EventLevel.DEBUG, EventLevel.INFO, EventLevel.ERROR):
+            events.fire_event(Note(msg=f"said as {level.value}"), level=level)
+    lines = [json.loads(line)["info"]["msg"] for line in outputs[EventLevel.INFO].getvalue().splitlines()]
+    assert lines == ["said as info", "said as error"]
+    assert len(outputs[EventLevel.DEBUG].getvalue().splitlines()) == 3
+    assert len(made) == 2 + 3
+
+
 def test_it_spares_only_while_dbt_runs() -> None:
-    before = (EventManager.fire_event, json.dump)
-    with pytest.raises(RuntimeError), spared(()):
-        assert (EventManager.fire_event, json.dump) != before
+    before = (EventManager.fire_event, logger._Logger.write_line, json.dump)
+    with pytest.raises(RuntimeError), spared():
+        now = (EventManager.fire_event, logger._Logger.write_line, json.dump)
+        assert all(one is not other for one, other in zip(now, before, strict=True))
         raise RuntimeError
-    assert (EventManager.fire_event, json.dump) == before
+    assert (EventManager.fire_event, logger._Logger.write_line, json.dump) == before
 
 
 def test_json_is_written_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
