@@ -6,11 +6,12 @@ import json
 import os
 import re
 import shlex
-import shutil
+import socket
 import subprocess
 import sys
-import zipfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ import yaml
 
 from music_pulse.airflow import HEALTH
 from music_pulse.cli import app
+from music_pulse.embedded import jars
+from music_pulse.embedded.jars import KAFKA_COORDINATES
+from music_pulse.embedded.java import java
 from music_pulse.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,6 +33,7 @@ COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = {name: service for name, service in SERVICES.items() if service["image"].startswith("music-pulse")}
 AIRFLOW = {name: service for name, service in SERVICES.items() if name.startswith("airflow-")}
+SPARK = {name: service for name, service in SERVICES.items() if name.startswith("spark-")}
 LASTING = {name: service for name, service in SERVICES.items() if service.get("restart") != "no"}
 ALERTS = yaml.safe_load((ROOT / "monitoring" / "alerts.yml").read_text())["groups"][0]["rules"]
 
@@ -122,13 +127,6 @@ def test_no_password_has_a_default_and_every_variable_is_documented() -> None:
             assert rest == "-" or not rest.startswith((":-", "-")), f"{name} has a default"
 
 
-def test_variables_of_ours_are_settings() -> None:
-    for name, service in OURS.items():
-        for variable in service.get("environment", {}):
-            if variable.startswith("PULSE_"):
-                assert variable.removeprefix("PULSE_").lower() in Settings.model_fields, f"{name}: {variable}"
-
-
 SET_BY_THE_FILE = {
     "PULSE_HOME",  # the image's
     "PULSE_JAR_CACHE",
@@ -159,17 +157,30 @@ def test_a_setting_that_env_names_reaches_who_needs_it() -> None:
         assert variables <= set(SERVICES[name]["environment"])
 
 
-def test_settings_of_airflow_exist(tmp_path: Path) -> None:
+def variables_of_airflow(folder: Path) -> set[str]:
+    """Return what Airflow reads: its options, its home, and the variable that the DAGs ask for."""
+    named = re.search(r'^USERS_VARIABLE = "(\w+)"$', (ROOT / "orchestration" / "steps.py").read_text(), re.MULTILINE)
+    assert named is not None
     shown = subprocess.check_output(
         [sys.executable, "-m", "airflow", "config", "list", "--defaults"],
-        env={**os.environ, "AIRFLOW_HOME": str(tmp_path)},
+        env={**os.environ, "AIRFLOW_HOME": str(folder)},
         text=True,
         stderr=subprocess.DEVNULL,
     )
-    known = set(re.findall(r"^# Variable: (AIRFLOW__\w+)$", shown, re.MULTILINE))
-    named = {key for service in AIRFLOW.values() for key in service["environment"] if key.startswith("AIRFLOW__")}
-    assert named
-    assert named <= known
+    options = set(re.findall(r"^# Variable: (AIRFLOW__\w+)$", shown, re.MULTILINE))
+    return options | {"AIRFLOW_HOME", f"AIRFLOW_VAR_{named[1].upper()}"}
+
+
+def test_every_variable_of_our_services_is_read_by_what_runs_there(tmp_path: Path) -> None:
+    """By our settings, Airflow, its OpenTelemetry, or Spark (whose starter is tried below)."""
+    from opentelemetry.sdk import environment_variables
+
+    ours = {f"PULSE_{field}".upper() for field in Settings.model_fields}
+    with_airflow = ours | variables_of_airflow(tmp_path) | set(vars(environment_variables))
+    for name, service in OURS.items():
+        known = {"SPARK_DAEMON_MEMORY"} if name in SPARK else with_airflow if name in AIRFLOW else ours
+        assert set(service.get("environment", {})) <= known, name
+    assert "OTEL_EXPORTER_OTLP_PROTOCOL" in SERVICES["airflow-scheduler"]["environment"]
 
 
 AIRFLOW_PARSES = """
@@ -212,13 +223,7 @@ def commands() -> Iterator[tuple[str, list[str]]]:
 def test_commands_of_ours_exist(name: str, words: list[str]) -> None:
     if words == ["true"]:  # it is there for what it mounts
         return
-    if words[0] == "spark-class":
-        import pyspark
-
-        folder = Path(pyspark.__file__).parent / "jars"
-        (jar,) = folder.glob("spark-core_*.jar")
-        assert words[1].replace(".", "/") + ".class" in zipfile.ZipFile(jar).namelist()
-        assert shutil.which("spark-class", path=str(Path(sys.executable).parent))
+    if words[0] == "spark-class":  # started below
         return
     assert words.pop(0) == "pulse"
     command: click.Command = typer.main.get_command(app)
@@ -239,6 +244,114 @@ def test_health_checks_of_the_page_name_a_route_that_it_has() -> None:
     assert path in {getattr(route, "path", None) for route in router.routes}
 
 
+def free_ports(number: int) -> list[int]:
+    with ExitStack() as opened:
+        sockets = [opened.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(number)]
+        return [server.getsockname()[1] for server in sockets]
+
+
+def health_check(name: str, ports: Mapping[str, int]) -> subprocess.CompletedProcess[str]:
+    """Run the health check of a service that is written in Python, with other ports."""
+    how, python, *words = SERVICES[name]["healthcheck"]["test"]
+    assert (how, python) == ("CMD", "python")
+    for port, other in ports.items():
+        words = [word.replace(f"localhost:{port}", f"127.0.0.1:{other}") for word in words]
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("name", ["sink", "trending"])
+def test_health_checks_of_the_stream_reach_its_metrics(name: str, tmp_path: Path) -> None:
+    from music_pulse.streams import metrics_server
+
+    words = SERVICES[name]["command"]
+    ports = {words[words.index("--metrics-port") + 1]: free_ports(1)[0]}
+    with metrics_server(Settings(home=tmp_path, metrics_host="127.0.0.1"), *ports.values()):
+        answered = health_check(name, ports)
+    refused = health_check(name, ports)
+    assert (answered.returncode, refused.returncode) == (0, 1), answered.stderr
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the image is filled with; the jars are those of the tests' own cache: each is downloaded once."""
+    folder = tmp_path_factory.mktemp("image")
+    cache = ROOT / ".cache" / "jars"
+    cache.mkdir(parents=True, exist_ok=True)
+    (folder / "jars").symlink_to(cache)
+    subprocess.run([sys.executable, ROOT / "deploy" / "prepare_image.py", folder], check=True, cwd=ROOT)
+    return folder
+
+
+@contextmanager
+def spark(name: str, ports: Mapping[str, int], folder: Path, image: Path) -> Iterator[subprocess.Popen[str]]:
+    """Start what a service of Spark's starts, on 127.0.0.1, with other ports and folders."""
+    words = []
+    for word in SERVICES[name]["command"]:
+        word = word.replace("spark-master", "127.0.0.1").replace("/var/lib/pulse", str(folder))
+        for port, other in ports.items():
+            word = re.sub(rf"(^|:){port}$", rf"\g<1>{other}", word)
+        words.append(word)
+    words[0] = str(Path(sys.executable).with_name(words[0]))
+    own = {"JAVA_HOME": str(image / "java"), "SPARK_HOME": str(image / "spark"), "SPARK_LOCAL_IP": "127.0.0.1"}
+    own |= SERVICES[name]["environment"]
+    with (folder / f"{name}.log").open("w") as log:
+        process = subprocess.Popen(words, env={**os.environ, **own}, stdout=log, stderr=log, text=True)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def test_master_and_worker_of_spark_start_as_the_file_says(tmp_path: Path, image: Path) -> None:
+    page, worker_page, port = free_ports(3)
+    masters, workers = {"7077": port, "8080": page}, {"7077": port, "8081": worker_page}
+    deadline = time.monotonic() + 90
+    started = spark("spark-master", masters, tmp_path, image), spark("spark-worker", workers, tmp_path, image)
+    with started[0] as master, started[1] as worker:
+        while (
+            health_check("spark-master", masters).returncode
+            or health_check("spark-worker", workers).returncode
+            or "Registering worker 127.0.0.1:" not in (tmp_path / "spark-master.log").read_text()
+        ):
+            said = "".join(path.read_text() for path in sorted(tmp_path.glob("*.log")))
+            assert time.monotonic() < deadline, said
+            assert (master.poll(), worker.poll()) == (None, None), said
+            time.sleep(0.5)
+        memory = SERVICES["spark-master"]["environment"]["SPARK_DAEMON_MEMORY"]
+        assert f"-Xmx{memory}" in Path(f"/proc/{master.pid}/cmdline").read_text().split("\0")
+
+
+def kafka(folder: Path, words: Sequence[str], environment: Mapping[str, str]) -> str:
+    """Run a main class of the broker's, of the version that the image has, and return what it says."""
+    assert SERVICES["kafka"]["image"].split(":")[1] in KAFKA_COORDINATES[0]
+    classpath = ":".join(map(str, jars.resolve(KAFKA_COORDINATES, ROOT / ".cache" / "jars")))
+    done = subprocess.run(
+        [str(java()), "-cp", classpath, *words], env=dict(environment), cwd=folder, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_kafkas_image_makes_a_broker_of_its_variables(tmp_path: Path) -> None:
+    """By the class that the image itself starts with, which is in the broker's jar: it also formats the storage."""
+    variables = dict(SERVICES["kafka"]["environment"], KAFKA_LOG_DIRS=str(tmp_path / "data"))
+    del variables["KAFKA_HEAP_OPTS"]  # the start script's own
+    defaults, mounted, final = (tmp_path / name for name in ("default", "mounted", "final"))
+    for folder in (defaults, mounted, final):
+        folder.mkdir()
+    for name in ("server.properties", "log4j2.yaml", "tools-log4j2.yaml"):
+        (defaults / name).touch()
+    folders = ["--default-configs-dir", defaults, "--mounted-configs-dir", mounted, "--final-configs-dir", final]
+    words = ["kafka.docker.KafkaDockerWrapper", "setup", *map(str, folders)]
+    kafka(tmp_path, words, {**variables, "CLUSTER_ID": "4L6g3nShT-eMCtK--X86sw"})
+    properties = dict(re.findall(r"^(\S+?)=(.*)$", (final / "server.properties").read_text(), re.MULTILINE))
+    assert len(properties) == len(variables)
+    known = set(re.findall(r'href="#\w*?_([a-z.]+)"', kafka(tmp_path, ["kafka.server.KafkaConfig"], {})))
+    assert set(properties) <= known
+    assert (tmp_path / "data" / "meta.properties").exists()
+
+
 def test_dockerfile_passes_hadolint() -> None:
     hadolint = Path(sys.executable).with_name("hadolint")
     done = subprocess.run([hadolint, ROOT / "deploy" / "Dockerfile"], capture_output=True, text=True)
@@ -256,15 +369,10 @@ def test_dockerfile_copies_no_secrets() -> None:
     assert {".env", ".git", ".pulse*", "data"} <= set(ignored)
 
 
-def test_the_image_is_filled_with_what_the_stream_needs(tmp_path: Path) -> None:
-    """The jars are those of the tests' own cache: each is downloaded once."""
-    cache = ROOT / ".cache" / "jars"
-    cache.mkdir(parents=True, exist_ok=True)
-    (tmp_path / "jars").symlink_to(cache)
-    subprocess.run([sys.executable, ROOT / "deploy" / "prepare_image.py", tmp_path], check=True, cwd=ROOT)
-    shown = subprocess.run([tmp_path / "java" / "bin" / "java", "--version"], capture_output=True, text=True)
+def test_the_image_is_filled_with_what_the_stream_needs(image: Path) -> None:
+    shown = subprocess.run([image / "java" / "bin" / "java", "--version"], capture_output=True, text=True)
     assert shown.returncode == 0
-    assert (tmp_path / "spark" / "jars").is_dir()
+    assert (image / "spark" / "jars").is_dir()
 
 
 def test_java_can_load_the_libraries_that_it_unpacks() -> None:

@@ -42,7 +42,7 @@ def music_pulse_daily() -> None:
     enriched = task(pool=LISTENBRAINZ_POOL, trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS)(steps.enrich)()
     exported = task(inlets=[MARTS], outlets=[PARQUET])(steps.export)()
     fresh = task(steps.freshness)()
-    chain(read, enriched, dbt_build(), [exported, fresh])
+    chain(read, enriched, dbt_build(), exported, fresh)
     verdict = task(trigger_rule=TriggerRule.ONE_FAILED, retries=0, on_failure_callback=None)(steps.verdict)()
     read >> verdict
 

@@ -80,7 +80,7 @@ def test_the_daily_run_reads_then_builds_then_exports(daily: dict[str, Any]) -> 
     assert daily["enrich"]["upstream"] == ["user.reconcile"]
     assert daily[BUILD]["upstream"] == ["enrich"]
     assert daily["export"]["upstream"] == [BUILD]
-    assert daily["freshness"]["upstream"] == [BUILD]
+    assert daily["freshness"]["upstream"] == ["export"]
     assert daily["verdict"]["trigger_rule"] == "one_failed"
     assert daily["verdict"]["upstream"] == ["user.reconcile"]
 
