@@ -135,7 +135,9 @@ def _bring_up_to_date(storage: _Storage, cursors: Sequence[Any], export: Export,
     entries: list[dict[str, Any]] = []
     with ThreadPoolExecutor(len(cursors)) as pool:
         try:
-            written = {part: pool.submit(write, part) for part in parts if part not in kept}
+            missing = (part for part in parts if part not in kept)
+            # The whole tables first, which take longest: else one of them is left for the end, and a core is idle.
+            written = {part: pool.submit(write, part) for part in sorted(missing, key=lambda part: part.month or "")}
             for number, part in enumerate(parts, start=1):
                 entries.append(kept[part] if part in kept else written[part].result())
                 export.rows[part.table] = export.rows.get(part.table, 0) + entries[-1]["rows"]

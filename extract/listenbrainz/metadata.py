@@ -62,41 +62,36 @@ TRACK_RECORDINGS_SCHEMA = pa.schema(
 )
 """`raw.track_recordings` as it is landed."""
 
-_LISTENED = """
-select track_id, recording_mbid from raw.listens
-union all
-select track_id, recording_mbid from raw.stream_listens
+_COUNT = """
+create temporary table listened as
+select track_id, recording_mbid, count(*) as listens
+from (
+    select track_id, recording_mbid from raw.listens
+    union all
+    select track_id, recording_mbid from raw.stream_listens
+) as landed
+group by track_id, recording_mbid
 """
-_DUE = f"""
-with listened as (
-    select recording_mbid, count(*) as listens
-    from ({_LISTENED}) as landed
-    where recording_mbid is not null
-    group by recording_mbid
-)
-
+"""All listens are read once, for both of these."""
+_DUE = """
 select recording_mbid
 from listened
-where not exists (
-    select 1 from raw.recordings
-    where recordings.recording_mbid = listened.recording_mbid
-        and recordings.fetched_at > now() - %(days)s * interval '1 day'
-)
-order by listens desc, recording_mbid
+where recording_mbid is not null
+    and not exists (
+        select 1 from raw.recordings
+        where recordings.recording_mbid = listened.recording_mbid
+            and recordings.fetched_at > now() - %(days)s * interval '1 day'
+    )
+group by recording_mbid
+order by sum(listens) desc, recording_mbid
 limit %(limit)s
 """
-_MAPPED = f"""
-with counted as (
-    select track_id, recording_mbid, count(*) as listens
-    from ({_LISTENED}) as landed
-    group by track_id, recording_mbid
-),
-
-named as (
+_MAPPED = """
+with named as (
     select distinct on (track_id) track_id, recording_mbid
-    from counted
+    from listened
     where recording_mbid is not null
-        and track_id in (select unnamed.track_id from counted as unnamed where unnamed.recording_mbid is null)
+        and track_id in (select unnamed.track_id from listened as unnamed where unnamed.recording_mbid is null)
     order by track_id, listens desc, recording_mbid
 ),
 
@@ -152,6 +147,7 @@ def enrich(settings: Settings, *, limit: int | None = None, progress: Progress =
     """
     done = Enriched()
     with client_for(settings) as client, landing(settings, PIPELINE) as target:
+        target.connection.execute(_COUNT)
         mapped = target.connection.execute(_MAPPED).fetchall()
         if mapped:
             target.run(metadata(None, _track_recordings_table(mapped)))
@@ -175,7 +171,7 @@ def enrich(settings: Settings, *, limit: int | None = None, progress: Progress =
 
 def _due(connection: psycopg.Connection, settings: Settings, limit: int) -> list[UUID]:
     parameters = {"days": settings.enrich_refresh_days, "limit": limit}
-    return [mbid for (mbid,) in connection.execute(_DUE.encode(), parameters)]
+    return [mbid for (mbid,) in connection.execute(_DUE, parameters)]
 
 
 def _row(mbid: UUID, found: Any, fetched_at: int) -> list[Any]:
