@@ -31,6 +31,8 @@ USER = "bench"
 TURNS = 3
 DAILY_ROWS = 5_000
 DAG = "music_pulse_daily"
+Seconds = list[tuple[float, ...]]
+"""One or more for each state of the history."""
 DAGS = PROJECT_ROOT / "orchestration" / "dags"
 
 
@@ -45,14 +47,20 @@ def bench_orchestration(folder: Path, rows: int) -> str:
     history, day = folder / "history.jsonl", folder / "day.jsonl"
     alone(_write_json_lines, history, Plan(listens=rows))
     alone(_write_json_lines, day, Plan(listens=DAILY_ROWS, seed=2))
-    turns, loaded = [], []
+    ways = [_typed, _built, _scheduled]
+    turns = []
     with ListenBrainzDouble() as api:
         api.add(USER, [listen(int(time.time()) - 86_400)])
-        for _ in range(TURNS):
-            with tempfile.TemporaryDirectory(dir=folder) as home:
-                turn, seconds = _turn(Path(home), api.url, history, day)
-            turns.append(turn)
-            loaded.append(seconds)
+        for number in range(TURNS):
+            found = {}
+            for way in (ways * 2)[number : number + len(ways)]:  # each is once the first, the second, and the last
+                with tempfile.TemporaryDirectory(dir=folder) as home:
+                    settings = load_settings(home=Path(home), airflow_port=0, listenbrainz_url=api.url)
+                    with warehouse(settings) as filled:
+                        found[way] = way(filled, (history, day, None))
+            turns.append([sum(parts, ()) for parts in zip(*(found[way] for way in ways), strict=True)])
+    with warehouse(load_settings(home=folder / "loaded")) as settings:
+        loaded = _load_seconds(settings)
     names = (f"from nothing, {rows:,} listens", f"{DAILY_ROWS:,} new, in all months", "nothing new")
     lines = []
     for name, *times in zip(names, *turns, strict=True):
@@ -62,27 +70,12 @@ def bench_orchestration(folder: Path, rows: int) -> str:
             lines[-1].append(f"{median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
     verdict = (
         f"Medians of {TURNS} turns, and the least and the most. Target: 1.5 of dbt build. A run also reads the API, "
-        f"exports, and looks at freshness. Loading {DAG}.py takes {median(loaded):.1f} s in a new process, Airflow's "
+        f"exports, and looks at freshness. Loading {DAG}.py takes {loaded:.1f} s in a new process, Airflow's "
         "and Cosmos' imports included."
     )
     columns = ["build", "dbt build, s", "without unit tests, s", "export, s", "DAG run, s"]
     columns += ["of dbt build", "of it without unit tests", "of that and export"]
     return table_of("A DAG run beside dbt build", columns, lines, verdict)
-
-
-def _turn(folder: Path, url: str, history: Path, day: Path) -> tuple[list[tuple[float, ...]], float]:
-    """Return, for each state of the history, the seconds of four things, and those of loading the DAG.
-
-    The four: `dbt build` as typed, the same without unit tests, the export after it, a run of the DAG.
-    """
-    with warehouse(load_settings(home=folder / "typed")) as settings:
-        typed = [_typed(settings) for _ in _landed(settings, (history, day, None))]
-    with warehouse(load_settings(home=folder / "plain")) as settings:
-        plain = [_built(settings) for _ in _landed(settings, (history, day, None))]
-    with warehouse(load_settings(home=folder / "airflow", airflow_port=0)) as settings:
-        loaded = _load_seconds(settings)
-        scheduled = _scheduled(settings, url, history, day)
-    return [(whole, *parts, run) for whole, parts, run in zip(typed, plain, scheduled, strict=True)], loaded
 
 
 def _landed(settings: Settings, paths: Sequence[Path | None]) -> Iterator[None]:
@@ -93,21 +86,27 @@ def _landed(settings: Settings, paths: Sequence[Path | None]) -> Iterator[None]:
         yield
 
 
-def _typed(settings: Settings) -> float:
-    """Return the seconds of `pulse dbt build`."""
-    begun = time.perf_counter()
-    if transform.run_dbt(settings, ["--quiet", "build"]):
-        raise RuntimeError("dbt build failed")
-    return time.perf_counter() - begun
+def _typed(settings: Settings, paths: Sequence[Path | None]) -> Seconds:
+    """Return those of `pulse dbt build`, after each path."""
+    found: Seconds = []
+    for _ in _landed(settings, paths):
+        begun = time.perf_counter()
+        if transform.run_dbt(settings, ["--quiet", "build"]):
+            raise RuntimeError("dbt build failed")
+        found.append((time.perf_counter() - begun,))
+    return found
 
 
-def _built(settings: Settings) -> tuple[float, float]:
-    """Return the seconds of a build, and of the export after it, by the command's functions."""
-    begun = time.perf_counter()
-    transform.build(settings)
-    built = time.perf_counter()
-    steps.export(settings)
-    return built - begun, time.perf_counter() - built
+def _built(settings: Settings, paths: Sequence[Path | None]) -> Seconds:
+    """Return those of a build without unit tests, and of the export after it, by the command's functions."""
+    found: Seconds = []
+    for _ in _landed(settings, paths):
+        begun = time.perf_counter()
+        transform.build(settings)
+        built = time.perf_counter()
+        steps.export(settings)
+        found.append((built - begun, time.perf_counter() - built))
+    return found
 
 
 def _load_seconds(settings: Settings) -> float:
@@ -121,22 +120,23 @@ def _load_seconds(settings: Settings) -> float:
     return sorted(times)[1]
 
 
-def _scheduled(settings: Settings, url: str, history: Path, day: Path) -> list[float]:
-    """Land a file, let the scheduler run the DAG, which it does once when the DAG is switched on; then another."""
-    os.environ |= {"PULSE_LISTENBRAINZ_URL": url, "AIRFLOW_VAR_MUSIC_PULSE_USERS": json.dumps([USER])}
-    steps.land_files(settings, [history], None)
+def _scheduled(settings: Settings, paths: Sequence[Path | None]) -> Seconds:
+    """Return those of the DAG by the scheduler, which runs it once when it is switched on; then by hand."""
+    os.environ |= {"PULSE_LISTENBRAINZ_URL": settings.listenbrainz_url}
+    os.environ |= {"AIRFLOW_VAR_MUSIC_PULSE_USERS": json.dumps([USER])}
+    found: Seconds = []
+    landed = _landed(settings, paths)
+    next(landed)
     with airflow.running(settings) as server:
         client = _Client(server.address, server.password)
         while client.ask("GET", "/api/v2/dags")["total_entries"] < len(list(DAGS.glob("*.py"))):
             time.sleep(1)
         client.ask("PATCH", f"/api/v2/dags/{DAG}", {"is_paused": False})
-        times = [client.run_seconds()]
-        for path in (day, None):
-            if path is not None:
-                steps.land_files(settings, [path], None)
+        found.append((client.run_seconds(),))
+        for _ in landed:
             client.ask("POST", f"/api/v2/dags/{DAG}/dagRuns", {"logical_date": datetime.now(UTC).isoformat()})
-            times.append(client.run_seconds())
-        return times
+            found.append((client.run_seconds(),))
+    return found
 
 
 class _Client:
