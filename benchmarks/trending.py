@@ -74,7 +74,7 @@ def bench_trending(folder: Path, rows: int) -> str:
     turns = {name: ", ".join(f"{run.per_second:,.0f}" for run in runs) for name, runs in found.items()}
     lines = [[name, f"{rate:,.0f}", f"{rate / rates['ours']:.2f}", turns[name]] for name, rate in rates.items()]
     verdict = (
-        f"Ours: {rates['ours'] / rates['noop']:.2f} of noop (target: 0.9), "
+        f"Ours: {rates['ours'] / rates['noop']:.3f} of noop (target: 0.9), "
         f"{rates['ours'] / rates['straightforward']:.1f} × the straightforward query (2), "
         f"{rates['ours']:,.0f} listens a second (10,000); equal windows: {'yes' if same else 'NO'}."
     )

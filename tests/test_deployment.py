@@ -80,14 +80,32 @@ DEFAULT_PORTS = {
 }
 
 
+def served(name: str) -> set[str]:
+    """Return the ports on which a service listens, by its words, variables, or its image's default."""
+    service = SERVICES[name]
+    variables = service.get("environment", {})
+    words = " ".join([*service.get("command", []), str(variables.get("KAFKA_LISTENERS"))])
+    own = {variables.get("AIRFLOW__API__PORT"), DEFAULT_PORTS.get(name)}
+    return {*re.findall(r"(?:^|[ :=])(\d{4,5})\b", words), *own} - {None}
+
+
 @pytest.mark.parametrize("name", LASTING)
 def test_what_lasts_has_a_health_check_and_publishes_ports_that_it_serves(name: str) -> None:
     service = SERVICES[name]
     check = " ".join(service["healthcheck"]["test"])
-    served = {*service.get("command", []), service.get("environment", {}).get("AIRFLOW__API__PORT")}
-    served.add(DEFAULT_PORTS.get(name))
     asked = re.findall(r"localhost:(\d+)", check) + [port.split(":")[-1] for port in service.get("ports", [])]
-    assert set(asked) <= served
+    assert set(asked) <= served(name)
+
+
+def test_addresses_of_one_service_in_another_are_where_it_serves() -> None:
+    found = set()
+    for service in SERVICES.values():
+        texts = [str(value) for value in (*service.get("environment", {}).values(), *service.get("command", []))]
+        found |= {pair for text in texts for pair in re.findall(r"\b([a-z0-9-]+):(\d{4,5})\b", text)}
+    found -= {pair for pair in found if pair[0] in ("localhost", "0")}
+    assert {"kafka", "postgres", "registry", "s3", "spark-master", "prometheus"} <= {name for name, _ in found}
+    for name, port in found:
+        assert port in served(name), f"{name}:{port}"
 
 
 def test_who_writes_parquet_writes_it_to_the_one_volume() -> None:
@@ -181,6 +199,8 @@ def test_every_variable_of_our_services_is_read_by_what_runs_there(tmp_path: Pat
         known = {"SPARK_DAEMON_MEMORY"} if name in SPARK else with_airflow if name in AIRFLOW else ours
         assert set(service.get("environment", {})) <= known, name
     assert "OTEL_EXPORTER_OTLP_PROTOCOL" in SERVICES["airflow-scheduler"]["environment"]
+    image = re.findall(r"\b(PULSE_\w+)=", (ROOT / "deploy" / "Dockerfile").read_text())
+    assert {"PULSE_HOME", "PULSE_JAR_CACHE"} == set(image) <= ours
 
 
 AIRFLOW_PARSES = """

@@ -72,7 +72,7 @@ from (
 ) as landed
 group by track_id, recording_mbid
 """
-"""All listens are read once, for both of these."""
+"""All listens are read once, for the two queries below."""
 _DUE = """
 select recording_mbid
 from listened

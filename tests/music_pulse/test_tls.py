@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 from doubles.tls import TlsEnd
 from helpers import SAMPLE, query
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from music_pulse import database, run, stack, transform
 from music_pulse.embedded import broker_security
@@ -54,6 +58,39 @@ def test_with_the_right_ca_all_drivers_get_in(
         run.land_files(settings, [SAMPLE], None)
         assert query(settings, "select count(*) > 0 from raw.listens") == [(True,)]
         assert transform.run_dbt(settings, ["debug", "--connection"]) == 0
+
+
+def airflows_answers(settings: Settings, ca: Path) -> list[int]:
+    """Ask by the two addresses that the runbook gives to Airflow."""
+    login = settings.credentials("admin")
+    place = f"{login.user}:{login.password}@{NAME}:{login.port}/{login.dbname}"
+    engine = sqlalchemy.create_engine(f"postgresql+psycopg2://{place}?sslmode=verify-full&sslrootcert={ca}")
+    with engine.connect() as connection:
+        answers = [connection.scalar(sqlalchemy.text("select 1"))]
+    engine.dispose()
+
+    async def ask() -> int:
+        engine = create_async_engine(f"postgresql+asyncpg://{place}?ssl=verify-full")
+        try:
+            async with engine.connect() as connection:
+                return int(await connection.scalar(sqlalchemy.text("select 2")))
+        finally:
+            await engine.dispose()
+
+    return [*answers, asyncio.run(ask())]
+
+
+def test_airflows_two_drivers_get_in_by_the_runbooks_addresses(
+    managed: Settings, certificates: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, others = (certificates / name / "ca.pem" for name in ("ours", "others"))
+    monkeypatch.setenv("PGSSLROOTCERT", str(ours))
+    assert airflows_answers(managed, ours) == [1, 2]
+    with pytest.raises(sqlalchemy.exc.OperationalError, match="certificate verify failed"):
+        airflows_answers(managed, others)
+    monkeypatch.setenv("PGSSLROOTCERT", str(others))
+    with pytest.raises(ssl.SSLCertVerificationError):
+        airflows_answers(managed, ours)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def describe() -> dict[str, Any]:
             "deadlines": len(dag.deadline or []),
             "file": Path(dag.fileloc).name,
             "params": sorted(dag.params),
-            "schedule": str(dag.schedule),
+            "schedule": getattr(dag.schedule, "expression", str(dag.schedule)),
             "tasks": {task.task_id: _describe_task(task) for task in dag.tasks},
         }
     loaded = sorted({name.split(".")[0] for name in sys.modules} & HEAVY)

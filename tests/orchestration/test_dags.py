@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -39,6 +40,15 @@ def test_every_dag_says_what_it_is_and_runs_once_at_a_time(bag: dict[str, Any]) 
         assert dag["doc_md"].strip().startswith(f"### {dag_id}")
         assert "music-pulse" in dag["tags"]
         assert (dag["max_active_runs"], dag["catchup"], dag["deadlines"]) == (1, False, 1)
+
+
+def test_dags_start_when_the_docs_say(bag: dict[str, Any]) -> None:
+    assert {dag_id: dag["schedule"] for dag_id, dag in bag["dags"].items() if dag_id != "data_quality"} == {
+        "music_pulse_daily": "0 0 * * *",
+        "music_pulse_backfill": "None",
+        "trending_refresh": "*/5 * * * *",
+        "warehouse_maintenance": "30 2 * * 0",
+    }
 
 
 def test_no_file_is_one_that_dbt_would_import(bag: dict[str, Any]) -> None:
@@ -111,6 +121,8 @@ def test_pools_of_one_keep_apart_who_must_not_meet(bag: dict[str, Any], daily: d
         "warehouse_maintenance.drop_old_snapshots",
         "warehouse_maintenance.vacuum",
     }
+    pools = json.loads((PROJECT_ROOT / "orchestration" / "pools.json").read_text())
+    assert {name: pool["slots"] for name, pool in pools.items()} == {"listenbrainz": 1, "warehouse": 1}
     askers = {name for name, task in daily.items() if task["pool"] == "listenbrainz"}
     assert askers == {"user.extract", "user.reconcile", "enrich"}
 

@@ -19,6 +19,7 @@ from doubles.webhook import WebhookDouble
 from helpers import MakeWarehouse, checksums, execute, mart, query, row_versions
 
 from music_pulse import run as steps
+from music_pulse import transform
 from music_pulse.settings import Settings
 
 pytestmark = pytest.mark.integration
@@ -221,13 +222,22 @@ def test_the_other_dags_run_on_what_the_daily_one_has_built(
     done = ask(
         settings,
         {"run": "music_pulse_backfill", "date": date, "conf": conf, "skip": BUILDING},
-        {"run": "trending_refresh", "date": date},
         {"run": "warehouse_maintenance", "date": date},
         {"run": "data_quality", "date": date, "skip": "freshness|docs"},
+        {"run": "trending_refresh", "date": date},
         **environment,
     )
     assert [run["state"] for run in done] == ["success"] * 4
-    assert done[1]["tasks"] == {"refresh_trending[-1]": ["success", 1]}
+    assert done[-1]["tasks"] == {"refresh_trending[-1]": ["success", 1]}
+    results = json.loads((transform.target_path(settings) / "run_results.json").read_text())["results"]
+    nodes = {".".join(result["unique_id"].split(".")[:3]) for result in results}
+    assert {name for name in nodes if not name.startswith("operation.")} == {
+        "model.music_pulse.trending_recomputed",
+        "test.music_pulse.primary_key_trending_recomputed_window_start__kind__id",
+        "test.music_pulse.assert_stream_and_batch_agree",
+        "test.music_pulse.unique_together_trending_kind__rank",
+        "test.music_pulse.not_null_trending_name",
+    }
     [(landed,)] = query(settings, "select count(*) from raw.listens where user_name = 'cid'")
     assert landed == sum(len(heard_on(day, "cid")) for day in DAYS[:2])
     assert query(settings, refused) == [('{"listened_at": 1600000000}',)]
