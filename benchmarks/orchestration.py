@@ -39,7 +39,8 @@ DAGS = PROJECT_ROOT / "orchestration" / "dags"
 def bench_orchestration(folder: Path, rows: int) -> str:
     """The same history built from nothing, with more, and again, by the command and by the DAG; wall-clock seconds.
 
-    In turns, and medians of them: these machines change their speed within minutes. A ratio is one of a turn.
+    In turns, and medians of them: these machines change their speed within minutes. A ratio is that of two times of one
+    turn.
     """
     sys.path.append(str(PROJECT_ROOT / "tests"))
     from doubles.listenbrainz import ListenBrainzDouble, listen
@@ -69,9 +70,9 @@ def bench_orchestration(folder: Path, rows: int) -> str:
             ratios = sorted(turn[-1] / beside(turn) for turn in times)
             lines[-1].append(f"{median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
     verdict = (
-        f"Medians of {TURNS} turns, and the least and the most. Target: 1.5 of dbt build. A run also reads the API, "
-        f"exports, and looks at freshness. Loading {DAG}.py takes {loaded:.1f} s in a new process, Airflow's "
-        "and Cosmos' imports included."
+        f"Medians of {TURNS} turns; in brackets the least and the greatest. Target: 1.5 of dbt build. A run also reads "
+        f"the API, exports, and looks at freshness; it is timed by Airflow, from start to end. Loading {DAG}.py takes "
+        f"{loaded:.1f} s in a new process, Airflow's and Cosmos' imports included."
     )
     columns = ["build", "dbt build, s", "without unit tests, s", "export, s", "DAG run, s"]
     columns += ["of dbt build", "of it without unit tests", "of that and export"]
