@@ -118,7 +118,7 @@ def _load_seconds(settings: Settings) -> float:
         begun = time.perf_counter()
         subprocess.run([sys.executable, str(path)], env=variables, check=True, capture_output=True)
         times.append(time.perf_counter() - begun)
-    return sorted(times)[1]
+    return median(times)
 
 
 def _scheduled(settings: Settings, paths: Sequence[Path | None]) -> Seconds:

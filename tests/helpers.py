@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import gzip
 import json
+import socket
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,15 @@ TABLES = (
 """Where the incremental models store."""
 
 _WHEN_WRITTEN = {"updated_at", "changed_at"}
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports of 127.0.0.1 that are free now, all different."""
+    with ExitStack() as opened:
+        sockets = [opened.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [int(each.getsockname()[1]) for each in sockets]
 
 
 def listen(

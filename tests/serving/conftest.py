@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from helpers import MakeWarehouse, build, listen, load
+from helpers import MakeWarehouse, build, free_ports, listen, load
 
 from music_pulse.settings import Settings
 
@@ -60,7 +59,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     config = folder / "identities.json"
     config.write_text(json.dumps({"identities": [identity]}))
     names = ("master", "volume", "filer", "s3")
-    ports = dict(zip([*names, *(f"{name}.grpc" for name in names)], _free_ports(8), strict=True))
+    ports = dict(zip([*names, *(f"{name}.grpc" for name in names)], free_ports(8), strict=True))
     command = [str(Path(sys.executable).with_name("weed")), "server", f"-dir={folder}", "-ip=127.0.0.1"]
     command += ["-ip.bind=127.0.0.1", "-filer", "-s3", f"-s3.config={config}", "-master.volumeSizeLimitMB=64"]
     command += ["-s3.port.iceberg=0", "-s3.port.lance=0"]  # their ports are fixed: another worker's may have them
@@ -76,16 +75,6 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
         finally:
             server.kill()  # it takes half a minute to leave by itself, and its folder goes anyway
             server.wait(30)
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [int(each.getsockname()[1]) for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def _wait_for(endpoint: str, server: subprocess.Popen[bytes], log: Path) -> None:

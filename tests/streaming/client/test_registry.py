@@ -6,7 +6,6 @@ import copy
 import hashlib
 import json
 import shutil
-import socket
 import subprocess
 import tarfile
 import time
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import listen
+from helpers import free_ports, listen
 from streams import ReadAll, unique
 
 from music_pulse.embedded.java import java
@@ -65,17 +64,10 @@ def unpacked_registry(cache: Path) -> Path:
     return folder
 
 
-def free_ports() -> tuple[int, int]:
-    with socket.socket() as one, socket.socket() as two:
-        one.bind(("127.0.0.1", 0))
-        two.bind(("127.0.0.1", 0))
-        return one.getsockname()[1], two.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def registry_url(jar_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A registry that runs as long as this module's tests do, in memory."""
-    port, management = free_ports()
+    port, management = free_ports(2)
     flags = {
         "quarkus.http.host": "127.0.0.1",
         "quarkus.http.port": port,
