@@ -43,6 +43,7 @@ browser:
 
 promtool:
 	$(call program,promtool,prometheus,the tests of the alert rules)
+	$(call program,prometheus,prometheus,the tests of what docker-compose.yml says)
 
 lint: .venv/.all ## ruff, mypy, import-linter, sqlfluff, and dbt parse
 	$(BIN)/ruff check .

@@ -19,6 +19,7 @@ import jsonschema
 import pytest
 import typer
 import yaml
+from compose import COMPOSE, DEFAULT_PORTS, ROOT, SERVICES
 from helpers import free_ports
 
 from music_pulse.airflow import HEALTH
@@ -28,9 +29,6 @@ from music_pulse.embedded.jars import KAFKA_COORDINATES
 from music_pulse.embedded.java import java
 from music_pulse.settings import Settings
 
-ROOT = Path(__file__).resolve().parent.parent
-COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = {name: service for name, service in SERVICES.items() if service["image"].startswith("music-pulse")}
 AIRFLOW = {name: service for name, service in SERVICES.items() if name.startswith("airflow-")}
 SPARK = {name: service for name, service in SERVICES.items() if name.startswith("spark-")}
@@ -67,17 +65,6 @@ def test_services_are_pinned_bounded_and_not_root(name: str) -> None:
     assert service["cpus"], "no limit of processors"
     assert service["user"].split(":")[0] not in ("root", "0")
     assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
-
-
-DEFAULT_PORTS = {
-    "postgres": "5432",
-    "kafka": "9092",
-    "registry": "8080",
-    "s3": "9333",
-    "grafana": "3000",
-    "prometheus": "9090",
-    "alertmanager": "9093",
-}
 
 
 def served(name: str) -> set[str]:

