@@ -18,7 +18,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -53,6 +53,8 @@ BY_DAY = {"daily_aggregates", "daily_top"}
 """Tables of which a file fits in memory, as it holds what was heard on its days, not each listen. They come as a row of
 arrays a day, read in less than half the time of a row each, and Arrow sorts them in a fifth of the time that the
 database takes. The others are streamed in the database's order."""
+_MEASURES = "daily_measures"
+"""What `daily_aggregates` is a row a metric of: a quarter of the rows to read, which Arrow turns."""
 
 CONNECTIONS = 2
 """How many files are read and written at a time."""
@@ -128,7 +130,7 @@ def _bring_up_to_date(storage: _Storage, cursors: Sequence[Any], export: Export,
     def write(part: _Part) -> dict[str, Any]:
         cursor = free.get()
         try:
-            return _write(storage, cursor, part, columns[part.table])
+            return _write(storage, cursor, part, columns)
         finally:
             free.put(cursor)
 
@@ -153,14 +155,17 @@ def _bring_up_to_date(storage: _Storage, cursors: Sequence[Any], export: Export,
     return export
 
 
-def _write(storage: _Storage, cursor: Any, part: _Part, columns: dict[str, str]) -> dict[str, Any]:
+def _write(storage: _Storage, cursor: Any, part: _Part, columns: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
     order = (BY_MONTH.get(part.table) or WHOLE[part.table]).split(", ")
     # Every order begins or ends with a key, so the same rows give the same file; uuids are ordered as themselves.
-    if part.table in BY_DAY:
-        found = _by_day(cursor, part, columns).sort_by([(name, "ascending") for name in order])
+    if part.table == "daily_aggregates":
+        found = _by_metric(_by_day(cursor, _MEASURES, part.month, columns[_MEASURES]))
         reader = found.to_reader(ROW_GROUP_ROWS)
+    elif part.table in BY_DAY:
+        found = _by_day(cursor, part.table, part.month, columns[part.table])
+        reader = found.sort_by([(name, "ascending") for name in order]).to_reader(ROW_GROUP_ROWS)
     else:
-        chosen = ", ".join(f"{_readable(name, kind)} as {name}" for name, kind in columns.items())
+        chosen = ", ".join(f"{_readable(name, kind)} as {name}" for name, kind in columns[part.table].items())
         keys = ", ".join(f"marts.{part.table}.{name}" for name in order)
         cursor.execute(f"select {chosen} from marts.{part.table} {_in_month(part.month)} order by {keys}")
         reader = cursor.fetch_record_batch()
@@ -175,13 +180,26 @@ def _write(storage: _Storage, cursor: Any, part: _Part, columns: dict[str, str])
     return {"table": part.table, "month": part.month, "path": part.path, "rows": rows}
 
 
-def _by_day(cursor: Any, part: _Part, columns: dict[str, str]) -> pa.Table:
-    """Read the rows of a file in no order."""
+def _by_day(cursor: Any, table: str, month: str | None, columns: Mapping[str, str]) -> pa.Table:
+    """Read rows in no order."""
     arrays = (f"array_agg({_readable(name, kind)}) as {name}" for name, kind in columns.items() if name != "day")
-    cursor.execute(f"select day, {', '.join(arrays)} from marts.{part.table} {_in_month(part.month)} group by day")
+    cursor.execute(f"select day, {', '.join(arrays)} from marts.{table} {_in_month(month)} group by day")
     reader = cursor.fetch_record_batch()
     days = list(reader) or [pa.RecordBatch.from_pylist([], reader.schema)]
     return pa.Table.from_batches([_flat(batch).select(list(columns)) for batch in days])
+
+
+def _by_metric(measures: pa.Table) -> pa.Table:
+    """Return the rows of `daily_aggregates`, by day, metric, and dimension; a metric that is null has none."""
+    keys = ["day", "dimension"]
+    measures = measures.sort_by([(name, "ascending") for name in keys])
+    metrics = []
+    for name in sorted(set(measures.column_names) - set(keys)):
+        known = measures.select([*keys, name]).filter(measures[name].is_valid())
+        values = {"metric": pa.repeat(name, len(known)), "value": known[name].cast(pa.float64())}
+        metrics.append(pa.table({"day": known["day"], "dimension": known["dimension"], **values}))
+    rows = pa.concat_tables(metrics).select(["day", "metric", "dimension", "value"]).combine_chunks()
+    return rows.take(pc.sort_indices(rows["day"]))  # stable: within a day they stay as they are
 
 
 def _flat(days: pa.RecordBatch) -> pa.RecordBatch:
@@ -230,7 +248,7 @@ def _columns(cursor: Any) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for table, column, kind in cursor.fetchall():
         found.setdefault(table, {})[column] = kind
-    missing = [table for table in (*BY_MONTH, *WHOLE) if table not in found]
+    missing = [table for table in (*BY_MONTH, *WHOLE, _MEASURES) if table not in found]
     if missing:
         raise DatabaseError(f"nothing to export yet: marts.{missing[0]} isn't built; run `pulse dbt build`")
     return found

@@ -37,6 +37,7 @@ NO_KEY_OF_ITS_OWN = {
     "int_trending_listens",
     "listen_events",  # views: the key is that of the tables beneath, which the database enforces
     "daily_aggregates",
+    "daily_measures",
     "daily_top",
     "near_duplicates",
     "user_streaks",
@@ -251,6 +252,7 @@ def test_what_dedupes_ranks_or_counts_has_a_unit_test(manifest: dict[str, Any]) 
         "user_sessions",
         "user_streaks",
         "daily_aggregates",
+        "daily_measures",
         "trending",
         "trending_recomputed",
     }

@@ -1,81 +1,8 @@
 with
 
-daily_metrics as (
+measures as (
 
-    select * from {{ ref('int_daily_metrics') }}
-
-),
-
-by_artist as (
-
-    select
-        day,
-        'artist:' || cast(artist_id as text) as dimension,
-        {{ whole_sum('listens') }} as listens,
-        {{ whole_sum('milliseconds_listened') }} as milliseconds_listened,
-        count(distinct user_id) as listeners,
-        count(distinct track_id) as distinct_tracks,
-        nullif(
-            {{ whole_sum('listens_without_duration') }}, 0
-        ) as listens_without_duration
-
-    -- Not by a CTE: one that is read twice is spooled, whole, whatever day is asked for.
-    from {{ ref('user_daily_tracks') }}
-    group by day, artist_id
-
-),
-
-by_track as (
-
-    select
-        day,
-        'track:' || cast(track_id as text) as dimension,
-        {{ whole_sum('listens') }} as listens,
-        {{ whole_sum('milliseconds_listened') }} as milliseconds_listened,
-        count(*) as listeners,
-        nullif(
-            {{ whole_sum('listens_without_duration') }}, 0
-        ) as listens_without_duration
-
-    from {{ ref('user_daily_tracks') }}
-    group by day, track_id
-
-),
-
-aggregates as (
-
-    select
-        day,
-        dimension,
-        listens,
-        milliseconds_listened,
-        listeners,
-        distinct_tracks,
-        distinct_artists,
-        listens_without_duration
-    from daily_metrics
-    union all
-    select
-        day,
-        dimension,
-        listens,
-        milliseconds_listened,
-        listeners,
-        distinct_tracks,
-        null,
-        listens_without_duration
-    from by_artist
-    union all
-    select
-        day,
-        dimension,
-        listens,
-        milliseconds_listened,
-        listeners,
-        null,
-        null,
-        listens_without_duration
-    from by_track
+    select * from {{ ref('daily_measures') }}
 
 ),
 
@@ -99,7 +26,7 @@ metrics as (
         unnest(
             array[
                 cast(listens as double precision),
-                {{ minutes('milliseconds_listened') }},
+                minutes_listened,
                 cast(listeners as double precision),
                 cast(distinct_tracks as double precision),
                 cast(distinct_artists as double precision),
@@ -107,12 +34,11 @@ metrics as (
             ]
         ) as value
 
-    from aggregates
+    from measures
 
 ),
 
--- One row a metric; a metric that makes no sense for a dimension is null and
--- has no row.
+-- A metric that makes no sense for a dimension is null and has no row.
 present as (
 
     select
