@@ -16,6 +16,7 @@ from music_pulse.settings import load_settings
 logger = logging.getLogger(__name__)
 
 _MODULES = (
+    "airflow.sdk.execution_time.supervisor",
     "airflow.sdk.execution_time.task_runner",
     "airflow.dag_processing.bundles.local",
     "airflow.dag_processing.dagbag",
@@ -42,9 +43,12 @@ _MODULES = (
 
 
 def preload() -> None:
-    """Import it all, and let dbt parse the project once. Leaves no connection and no thread behind."""
+    """Import it all, read certificates, let dbt parse the project once. Leaves no connection and no thread behind."""
     for name in _MODULES:
         import_module(name)
+    from airflow.sdk.api.client import Client
+
+    Client(base_url="http://localhost/", token="").close()  # its class keeps the certificates that it has read
     try:
         with stack.warehouse(load_settings()) as settings:
             transform.warm_up(settings)

@@ -256,6 +256,7 @@ def _columns(cursor: Any) -> dict[str, dict[str, str]]:
 
 def _parts(cursor: Any, columns: dict[str, dict[str, str]]) -> list[_Part]:
     """Return the files that the snapshot should have. A change of any listen moves its month's fingerprint."""
+    cursor.execute("set local max_parallel_workers_per_gather = 2")  # the other connection waits
     cursor.execute(
         """
         select to_char(day, 'YYYY-MM'), cast(sum(listens) as bigint), cast(max(newest) as text)
@@ -269,6 +270,7 @@ def _parts(cursor: Any, columns: dict[str, dict[str, str]]) -> list[_Part]:
         """
     )
     months = {month: f"{count} {newest}" for month, count, newest in cursor.fetchall()}
+    cursor.execute("set local max_parallel_workers_per_gather to default")
     cursor.execute(
         """
         select md5(coalesce(string_agg(cast(rows as text), chr(31) order by user_id), ''))
