@@ -119,7 +119,9 @@ def airflow_environment(settings: Settings, port: int | None = None) -> dict[str
         "PULSE_POSTGRES_TRANSFORMER_USER": transformer.user,
         "PULSE_POSTGRES_TRANSFORMER_PASSWORD": transformer.password,
     }
-    return {**defaults, **dbt, "AIRFLOW_HOME": str(home), "PULSE_HOME": str(settings.home), "TMPDIR": str(home / "tmp")}
+    folders = {"AIRFLOW_HOME": str(home), "PULSE_HOME": str(settings.home), "TMPDIR": str(home / "tmp")}
+    # Else it would write __pycache__ beside the DAGs and our modules.
+    return {**defaults, **dbt, **folders, "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def run_airflow(settings: Settings, arguments: Sequence[str]) -> int:

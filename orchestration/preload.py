@@ -7,6 +7,7 @@ a process apart.
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from importlib import import_module
 
 from music_pulse import stack, transform
@@ -48,7 +49,8 @@ def preload() -> None:
         import_module(name)
     from airflow.sdk.api.client import Client
 
-    Client(base_url="http://localhost/", token="").close()  # its class keeps the certificates that it has read
+    with suppress(OSError, ValueError):  # the tasks will say so
+        Client(base_url="http://localhost/", token="").close()  # its class keeps the certificates that it has read
     try:
         with stack.warehouse(load_settings()) as settings:
             transform.warm_up(settings)

@@ -49,12 +49,11 @@ WHOLE = {
     "reconciliation": "user_id",
 }
 """Tables in one file, and the order of their rows."""
-BY_DAY = {"daily_aggregates", "daily_top"}
-"""Tables of which a file fits in memory, as it holds what was heard on its days, not each listen. They come as a row of
-arrays a day, read in less than half the time of a row each, and Arrow sorts them in a fifth of the time that the
-database takes. The others are streamed in the database's order."""
-_MEASURES = "daily_measures"
-"""What `daily_aggregates` is a row a metric of: a quarter of the rows to read, which Arrow turns."""
+BY_DAY = {"daily_aggregates": "daily_measures", "daily_top": "daily_top"}
+"""Tables of which a file fits in memory, as it holds what was heard on its days, not each listen, and what they are
+read from: `daily_measures` is a quarter of the rows, of which Arrow makes a row a metric. They come as a row of arrays a
+day, read in less than half the time of a row each, and Arrow sorts them in a fifth of the time that the database takes.
+The others are streamed in the database's order."""
 
 CONNECTIONS = 2
 """How many files are read and written at a time."""
@@ -158,12 +157,10 @@ def _bring_up_to_date(storage: _Storage, cursors: Sequence[Any], export: Export,
 def _write(storage: _Storage, cursor: Any, part: _Part, columns: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
     order = (BY_MONTH.get(part.table) or WHOLE[part.table]).split(", ")
     # Every order begins or ends with a key, so the same rows give the same file; uuids are ordered as themselves.
-    if part.table == "daily_aggregates":
-        found = _by_metric(_by_day(cursor, _MEASURES, part.month, columns[_MEASURES]))
-        reader = found.to_reader(ROW_GROUP_ROWS)
-    elif part.table in BY_DAY:
-        found = _by_day(cursor, part.table, part.month, columns[part.table])
-        reader = found.sort_by([(name, "ascending") for name in order]).to_reader(ROW_GROUP_ROWS)
+    if source := BY_DAY.get(part.table):
+        found = _by_day(cursor, source, part.month, columns[source])
+        by_order = _by_metric(found) if source != part.table else found.sort_by([(name, "ascending") for name in order])
+        reader = by_order.to_reader(ROW_GROUP_ROWS)
     else:
         chosen = ", ".join(f"{_readable(name, kind)} as {name}" for name, kind in columns[part.table].items())
         keys = ", ".join(f"marts.{part.table}.{name}" for name in order)
@@ -248,7 +245,7 @@ def _columns(cursor: Any) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for table, column, kind in cursor.fetchall():
         found.setdefault(table, {})[column] = kind
-    missing = [table for table in (*BY_MONTH, *WHOLE, _MEASURES) if table not in found]
+    missing = [table for table in (*BY_MONTH, *WHOLE, *BY_DAY.values()) if table not in found]
     if missing:
         raise DatabaseError(f"nothing to export yet: marts.{missing[0]} isn't built; run `pulse dbt build`")
     return found
@@ -256,7 +253,7 @@ def _columns(cursor: Any) -> dict[str, dict[str, str]]:
 
 def _parts(cursor: Any, columns: dict[str, dict[str, str]]) -> list[_Part]:
     """Return the files that the snapshot should have. A change of any listen moves its month's fingerprint."""
-    cursor.execute("set local max_parallel_workers_per_gather = 2")  # the other connection waits
+    cursor.execute("set local max_parallel_workers_per_gather = 2")  # the other connection waits for it
     cursor.execute(
         """
         select to_char(day, 'YYYY-MM'), cast(sum(listens) as bigint), cast(max(newest) as text)
@@ -279,7 +276,7 @@ def _parts(cursor: Any, columns: dict[str, dict[str, str]]) -> list[_Part]:
     )
     whole = {table: repr(months) for table in WHOLE} | {"reconciliation": cursor.fetchone()[0]}
     parts = [
-        _Part(table, month, _fingerprint(state, columns[table]))
+        _Part(table, month, _fingerprint(state, columns[BY_DAY.get(table, table)]))
         for table in BY_MONTH
         for month, state in months.items()
     ]

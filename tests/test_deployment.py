@@ -413,6 +413,19 @@ def test_every_alert_is_tried_and_has_its_page_in_the_runbook() -> None:
         assert alert["annotations"]["runbook"] == f"docs/runbook.md#{name.lower()}"
 
 
+def test_alertmanager_posts_to_the_secret_that_it_is_given() -> None:
+    told = yaml.safe_load((ROOT / "monitoring" / "alertmanager.yml").read_text())
+    receivers = {receiver["name"]: receiver for receiver in told["receivers"]}
+    [webhook] = receivers[told["route"]["receiver"]]["webhook_configs"]
+    folder, secret = webhook["url_file"].rsplit("/", 1)
+    assert folder == "/run/secrets"
+    assert secret in SERVICES["alertmanager"]["secrets"]
+    matchers = [text for rule in told["inhibit_rules"] for text in (*rule["source_matchers"], *rule["target_matchers"])]
+    named = {name for text in matchers for name in re.findall(r'^alertname!?="(\w+)"$', text)}
+    assert named
+    assert named <= {alert["alert"] for alert in ALERTS}
+
+
 def metrics() -> set[str]:
     """Return the names of our metrics, as Prometheus sees them."""
     from prometheus_client import CollectorRegistry, generate_latest

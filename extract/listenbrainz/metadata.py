@@ -147,7 +147,7 @@ def enrich(settings: Settings, *, limit: int | None = None, progress: Progress =
     """
     done = Enriched()
     with client_for(settings) as client, landing(settings, PIPELINE) as target:
-        target.connection.execute("set max_parallel_workers_per_gather = 2")  # nothing else runs beside it
+        target.connection.execute("set max_parallel_workers_per_gather = 2")  # the run waits for it alone
         target.connection.execute(_COUNT)
         mapped = target.connection.execute(_MAPPED).fetchall()
         if mapped:

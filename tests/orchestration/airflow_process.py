@@ -1,7 +1,7 @@
 """Airflow in a process of its own: `python airflow_process.py ORDERS RESULT`, both JSON files.
 
 An order is {"describe": []}, {"run": dag_id, "date": ..., "skip": pattern, "conf": {...}, "retries": 1},
-{"backfill": dag_id, "from": ..., "to": ..., "skip": pattern}, or {"tell": url, "body": ...}: who waits there may then
+{"backfill": dag_id, "from": ..., "to": ...}, or {"tell": url, "body": ...}: who waits there may then
 change the world before the next one. Runs go through Airflow's own `DAG.test`, without delays
 between tries, and where dbt runs in a process that has imported what the local Airflow's have, and so runs it itself.
 """
@@ -81,8 +81,8 @@ def run(
     return _test(dag, timezone.parse(date), skip, conf)
 
 
-def backfill(dag_id: str, first: str, last: str, skip: str | None = None) -> list[dict[str, Any]]:
-    """Do `pulse airflow backfill create`, then run what it made, in order; the last run skips nothing."""
+def backfill(dag_id: str, first: str, last: str) -> list[dict[str, Any]]:
+    """Do `pulse airflow backfill create`, then run what it made, in order."""
     from unittest.mock import patch
 
     import airflow.models.dagrun
@@ -110,7 +110,7 @@ def backfill(dag_id: str, first: str, last: str, skip: str | None = None) -> lis
         return one
 
     with patch.object(airflow.models.dagrun, "get_or_create_dagrun", existing):
-        return [_test(dag, logical_date, skip if logical_date != found[-1] else None) for logical_date in found]
+        return [_test(dag, logical_date) for logical_date in found]
 
 
 def tell(url: str, body: Any) -> None:
@@ -143,7 +143,9 @@ def _store_all() -> None:
         sync_bag_to_db(bag, bundle.name, bundle.version)
 
 
-def _test(dag: Any, logical_date: datetime, skip: str | None, conf: dict[str, Any] | None = None) -> dict[str, Any]:
+def _test(
+    dag: Any, logical_date: datetime, skip: str | None = None, conf: dict[str, Any] | None = None
+) -> dict[str, Any]:
     from airflow.models.taskinstance import TaskInstance
     from airflow.utils.session import create_session
     from sqlalchemy import select
@@ -165,7 +167,9 @@ def _value(state: Any) -> str:
 def main(orders: Path, result: Path) -> None:
     """Do each order; write what came of those that have a result."""
     given, results = json.loads(orders.read_text(encoding="utf-8")), list[Any]()
-    if any("run" in order and not re.match(order.get("skip") or "$^", "dbt.build") for order in given):
+    if any(
+        {"run", "backfill"} & set(order) and not re.match(order.get("skip") or "$^", "dbt.build") for order in given
+    ):
         preload()
     for order in given:
         if "describe" in order:
@@ -175,7 +179,7 @@ def main(orders: Path, result: Path) -> None:
         elif "run" in order:
             results.append(run(order.pop("run"), **order))
         else:
-            results.append(backfill(order["backfill"], order["from"], order["to"], order.get("skip")))
+            results.append(backfill(order["backfill"], order["from"], order["to"]))
     result.write_text(json.dumps(results), encoding="utf-8")
 
 

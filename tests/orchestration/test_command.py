@@ -61,6 +61,7 @@ class Running:
     settings: Settings
     outside: Path
     """Its working directory, and the user's home."""
+    dags: Path
     address: str
     login: tuple[str, str]
     api: ListenBrainzDouble
@@ -101,7 +102,8 @@ def airflow(make_warehouse: MakeWarehouse, tmp_path_factory: pytest.TempPathFact
         shutil.copy(path, dags)
     (dags / "slow.py").write_text(SLOW)
     settings = make_warehouse()
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "PULSE_", "XDG_"))}
+    foreign = ("AIRFLOW", "PULSE_", "XDG_", "PYTHONDONTWRITEBYTECODE")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     with ExitStack() as doubles:
         api = doubles.enter_context(ListenBrainzDouble())
         alerts, metrics = doubles.enter_context(WebhookDouble()), doubles.enter_context(WebhookDouble(bytes))
@@ -134,7 +136,7 @@ def airflow(make_warehouse: MakeWarehouse, tmp_path_factory: pytest.TempPathFact
             login = re.search(r"Login +(\S+) / (\S+)", printed)
             assert address
             assert login
-            yield Running(process, settings, outside, address[0], (login[1], login[2]), api, alerts, metrics)
+            yield Running(process, settings, outside, dags, address[0], (login[1], login[2]), api, alerts, metrics)
         finally:
             stop(process)
 
@@ -226,6 +228,7 @@ def test_ctrl_c_stops_it_whole_and_nothing_lies_outside_its_home(airflow: Runnin
     assert airflow.process.returncode == 0
     assert group_of(airflow.settings.home) == []
     assert [str(path.relative_to(airflow.outside)) for path in airflow.outside.rglob("*")] == []
+    assert {path.suffix for path in airflow.dags.rglob("*")} == {".py"}
 
 
 def stop(process: subprocess.Popen[str]) -> None:

@@ -63,6 +63,8 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     command = [str(Path(sys.executable).with_name("weed")), "server", f"-dir={folder}", "-ip=127.0.0.1"]
     command += ["-ip.bind=127.0.0.1", "-filer", "-s3", f"-s3.config={config}", "-master.volumeSizeLimitMB=64"]
     command += ["-s3.port.iceberg=0", "-s3.port.lance=0"]  # their ports are fixed: another worker's may have them
+    command += ["-master.telemetry=false"]
+    command += [f"-{name}.localSocket={folder / name}.sock" for name in ("filer", "s3")]
     for name in names:
         command += [f"-{name}.port={ports[name]}", f"-{name}.port.grpc={ports[f'{name}.grpc']}"]
     endpoint = f"http://127.0.0.1:{ports['s3']}"
