@@ -51,9 +51,9 @@ WHOLE = {
 """Tables in one file, and the order of their rows."""
 BY_DAY = {"daily_aggregates": "daily_measures", "daily_top": "daily_top"}
 """Tables of which a file fits in memory, as it holds what was heard on its days, not each listen, and what they are
-read from: `daily_measures` is a quarter of the rows, of which Arrow makes a row a metric. They come as a row of arrays a
-day, read in less than half the time of a row each, and Arrow sorts them in a fifth of the time that the database takes.
-The others are streamed in the database's order."""
+read from: `daily_measures` is a quarter of the rows, of which Arrow makes a row a metric. They come as a row of arrays
+a day, read in less than half the time of a row each, and Arrow sorts them in a fifth of the time that the database
+takes. The others are streamed in the database's order."""
 
 CONNECTIONS = 2
 """How many files are read and written at a time."""
