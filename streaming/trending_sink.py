@@ -45,6 +45,9 @@ LATE = "late"
 _PATIENCE_SECONDS = 300.0
 """How long a batch waits for a database that is gone."""
 
+_FEW = 20_000
+"""Rows of `window_changes`, of some 7,000 to 15,000 listens: one core counts them before two have shuffled them."""
+
 _STAGE = """
 create temporary table if not exists trending_changes (
     window_start bigint, kind text, id uuid, listens bigint, listeners bigint, artist_name text, track_name text
@@ -195,6 +198,7 @@ class TrendingSink:
         self._whole_from = whole_from
         self._stop = stop or threading.Event()
         self._connection: psycopg.Connection | None = None
+        self._are_few = False
 
     def __call__(self, listens: DataFrame, batch_id: int) -> None:
         """Write one batch of `transforms.recent_listens`. Raises `DatabaseError` after minutes without a database."""
@@ -202,7 +206,9 @@ class TrendingSink:
             logger.info("batch %d stands in the database already: only its state is made anew", batch_id)
             listens.write.format("noop").mode("overwrite").save()
             return
-        changes = Changes.of(window_changes(listens, self._rules).toArrow(), self._rules)
+        rows = window_changes(listens, self._rules, are_few=self._are_few).toArrow()
+        self._are_few = rows.num_rows < _FEW  # known after the batch only; the next one mostly brings as many
+        changes = Changes.of(rows, self._rules)
         self._patiently(lambda connection: self.write(connection, changes, batch_id))
 
     def write(self, connection: psycopg.Connection, changes: Changes, batch_id: int) -> bool:

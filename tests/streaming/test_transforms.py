@@ -9,16 +9,21 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
-from helpers import listen
+from helpers import listen, query
 from pyspark.sql import DataFrame, SparkSession
 from trending_reference import Row, Sent, TrendingReference, Window, windows_of
 
 from music_pulse.blocklist import Blocklist, keyed_hash
+from music_pulse.database import connect
 from music_pulse.embedded.java import java_home
+from music_pulse.settings import Settings
 from streaming import spark as spark_session
+from streaming import trending_sink
 from streaming.events import EventBuilder
+from streaming.tables import create_stream_tables
 from streaming.transforms import (
     BLOCKED,
     CLOCK_AHEAD,
@@ -67,8 +72,8 @@ def _record(value: bytes | None, broker_time: float) -> tuple[bytes | None, date
     return value, datetime.fromtimestamp(broker_time, UTC)
 
 
-def changes(listens: DataFrame, rules: TrendingRules) -> Counts:
-    united = Changes.of(window_changes(listens, rules).toArrow(), rules).windows.to_pylist()
+def changes(listens: DataFrame, rules: TrendingRules, *, are_few: bool = False) -> Counts:
+    united = Changes.of(window_changes(listens, rules, are_few=are_few).toArrow(), rules).windows.to_pylist()
     return {
         (row["window_start"], row["kind"], row["id"]): Row(
             row["artist_name"], row["track_name"], row["listens"] or 0, row["listeners"] or 0
@@ -77,8 +82,12 @@ def changes(listens: DataFrame, rules: TrendingRules) -> Counts:
     }
 
 
+def new_listens(spark: SparkSession, events: Sequence[Sent], rules: TrendingRules = RULES) -> DataFrame:
+    return recent_listens(counted(parsed(records(spark, events), rules)), rules)
+
+
 def batch_counts(spark: SparkSession, events: Sequence[Sent], rules: TrendingRules = RULES) -> Counts:
-    return changes(recent_listens(counted(parsed(records(spark, events), rules)), rules), rules)
+    return changes(new_listens(spark, events, rules), rules)
 
 
 def test_a_listen_counts_in_every_window_that_holds_it(spark: SparkSession) -> None:
@@ -205,6 +214,45 @@ def test_a_static_frame_equals_plain_python(spark: SparkSession, rules: Trending
     assert batch_counts(spark, events, rules) == expected
 
 
+@pytest.mark.parametrize("are_few", [False, True])
+def test_a_few_listens_are_counted_without_a_shuffle(spark: SparkSession, are_few: bool) -> None:
+    events = history(random.Random(2), 200, minutes=10, late=60)
+    listens = new_listens(spark, events)
+    plan = window_changes(listens, RULES, are_few=are_few)._jdf.queryExecution().executedPlan().toString()
+    assert ("Exchange" not in plan) is are_few
+    assert changes(listens, RULES, are_few=are_few) == windows_of(events, RULES)
+
+
+def test_a_batch_after_a_small_one_is_counted_as_a_few(
+    spark: SparkSession, warehouse: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with connect(warehouse.credentials("loader"), autocommit=True) as connection:
+        create_stream_tables(connection)
+    taken: list[bool] = []
+
+    def watched(listens: DataFrame, rules: TrendingRules, *, are_few: bool) -> DataFrame:
+        taken.append(are_few)
+        return window_changes(listens, rules, are_few=are_few)
+
+    monkeypatch.setattr(trending_sink, "window_changes", watched)
+    monkeypatch.setattr(trending_sink, "_FEW", 60)
+    events = [
+        sent(*(listen(START + 60 * batch, f"Track {each}", user=f"user {batch} {each}") for each in range(size)))
+        for batch, size in enumerate((40, 2, 40, 2))
+    ]
+    sink = trending_sink.TrendingSink(warehouse.credentials("loader"), RULES, UUID(int=1))
+    for number, each in enumerate(events):
+        sink(new_listens(spark, each), number)
+    sink.close()
+    assert taken == [False, False, True, False]
+    held = query(
+        warehouse,
+        "select extract(epoch from window_start)::bigint, entity_kind, entity_id::text, artist_name, track_name,"
+        " listen_count, listener_count from raw.trending_windows",
+    )
+    assert {row[:3]: Row(*row[3:]) for row in held} == windows_of([event for each in events for event in each], RULES)
+
+
 @pytest.mark.parametrize("rules", RULE_SETS)
 @pytest.mark.parametrize("late", [120, 1500])
 def test_a_stream_equals_plain_python(spark: SparkSession, tmp_path: Path, rules: TrendingRules, late: int) -> None:
@@ -229,7 +277,7 @@ def stream_counts(
 
     def add(listens: DataFrame, number: int) -> None:
         nonlocal watermark
-        for window, row in changes(listens, rules).items():
+        for window, row in changes(listens, rules, are_few=number % 2 == 1).items():
             if window[0] + rules.window_minutes * 60 > watermark and (row.listens or window in total):
                 total[window] = _sum(total.get(window), row)
         batch = batches[number] if number < len(batches) else []  # the last one comes for the watermark alone
