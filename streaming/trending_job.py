@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_FETCH_WAIT_MS = 5
 _POLL_SECONDS = 0.25
 _STOP_SECONDS = 30
 _BLOCKLIST_SECONDS = 10.0
@@ -171,6 +172,9 @@ def records(session: SparkSession, config: KafkaConfig, settings: Settings, begi
         reader = reader.option("startingOffsetsByTimestampStrategy", "latest")
     return (
         reader.option("kafka.isolation.level", "read_committed")
+        # A batch asks for events that are there. But after each answer the client asks ahead for the next ones, and the
+        # broker takes its other questions only once it has answered that: half a second later, if nothing comes.
+        .option("kafka.fetch.max.wait.ms", _FETCH_WAIT_MS)
         .option("maxOffsetsPerTrigger", settings.trending_batch_events)
         # Events that retention took before we read them are gone: to go on in silence would be the loss.
         .option("failOnDataLoss", "true")
