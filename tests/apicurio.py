@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
-import subprocess
 import tarfile
-import time
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
 from helpers import free_ports
+from servers import answering
 
 from music_pulse.embedded.java import java
 
@@ -36,22 +33,10 @@ def running_registry(folder: Path, jar_cache: Path, variables: Mapping[str, str]
     }
     command = [str(java()), "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
     command += [f"-D{name}={value}" for name, value in flags.items()]
-    log = folder / "registry.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [*command, "-jar", "quarkus-run.jar"],
-            cwd=_unpacked(jar_cache),
-            env={**os.environ, **variables},
-            stdout=output,
-            stderr=output,
-        )
+    command += ["-jar", "quarkus-run.jar"]
     url = f"http://127.0.0.1:{port}"
-    try:
-        _wait_until_it_answers(url + PATH, process, log)
+    with answering(command, _unpacked(jar_cache), {url + PATH: 200}, variables=variables, log=folder / "registry.log"):
         yield url
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 def _unpacked(cache: Path) -> Path:
@@ -77,15 +62,3 @@ def _unpacked(cache: Path) -> Path:
             partial.rename(folder)
             archive.unlink()
     return folder
-
-
-def _wait_until_it_answers(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 120
-    while True:
-        try:
-            urllib.request.urlopen(url, timeout=5).close()
-            return
-        except OSError:
-            assert process.poll() is None, log.read_text(errors="replace")[-2000:]
-            assert time.monotonic() < deadline
-            time.sleep(0.2)

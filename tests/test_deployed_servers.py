@@ -11,18 +11,16 @@ import re
 import shlex
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import psycopg
 import pytest
-import requests
 from apicurio import VERSION, running_registry
 from compose import DEFAULT_PORTS, ROOT, SERVICES
 from helpers import free_ports
+from servers import answering, code_of, seaweedfs_options, seaweedfs_ports
 
 from music_pulse.embedded import postgres
 from music_pulse.embedded.postgres import Endpoint
@@ -37,34 +35,6 @@ def asked_path(name: str) -> str:
     check = " ".join(SERVICES[name]["healthcheck"]["test"])
     [path] = re.findall(rf"localhost:{DEFAULT_PORTS[name]}(/\S+)$", check)
     return str(path)
-
-
-def code_of(url: str) -> int | None:
-    """Return with what a server answers; nothing where it doesn't."""
-    try:
-        return requests.get(url, timeout=5).status_code
-    except (requests.ConnectionError, requests.Timeout):
-        return None
-
-
-@contextmanager
-def answering(words: Sequence[str], folder: Path, answers: Mapping[str, int], **variables: str) -> Iterator[None]:
-    """Run a server until the end of the block, which begins once it answers these addresses with these codes."""
-    log = folder / "log.txt"
-    with log.open("wb") as output:
-        environment = {**os.environ, **variables}
-        process = subprocess.Popen(words, cwd=folder, env=environment, stdout=output, stderr=output)
-    try:
-        deadline = time.monotonic() + 60
-        while any(code_of(url) != code for url, code in answers.items()):
-            said = log.read_text(errors="replace")[-2000:]
-            assert process.poll() is None, said
-            assert time.monotonic() < deadline, said
-            time.sleep(0.2)
-        yield
-    finally:
-        process.kill()  # SeaweedFS takes half a minute to leave by itself, and its folder goes anyway
-        process.wait(30)
 
 
 @pytest.fixture(scope="module")
@@ -116,19 +86,17 @@ def test_seaweedfs_takes_the_words_and_answers_the_health_check(tmp_path: Path) 
     told = subprocess.run([weed, "help", "server"], capture_output=True, text=True)
     master = rf"-master\.port int\s+master server http listen port \(default {DEFAULT_PORTS['s3']}\)"
     assert re.search(master, told.stdout + told.stderr)
-    names = ("master", "volume", "filer", "s3")
-    ports = dict(zip([*names, *(f"{name}.grpc" for name in names)], free_ports(8), strict=True))
+    ports = seaweedfs_ports()
     own = {"-dir=/data": f"-dir={tmp_path}", "-ip.bind=0.0.0.0": "-ip.bind=127.0.0.1"}
-    own["-s3.port=8333"] = f"-s3.port={ports['s3']}"
+    port = ports.pop("s3.port")
+    own["-s3.port=8333"] = f"-s3.port={port}"
     words = [own.pop(word, word) for word in SERVICES["s3"]["command"]]
     assert not own
-    words += ["-ip=127.0.0.1", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"]
-    words += [f"-{name}.localSocket={tmp_path / name}.sock" for name in ("filer", "s3")]
-    words += [f"-{name}.port={ports[name]}" for name in names if name != "s3"]
-    words += [f"-{name}.port.grpc={ports[f'{name}.grpc']}" for name in names]
+    words += seaweedfs_options(tmp_path, ports)
     keys = dict.fromkeys(SERVICES["s3"]["environment"], "one-of-ours")
-    page, storage = f"http://127.0.0.1:{ports['master']}{asked_path('s3')}", f"http://127.0.0.1:{ports['s3']}/"
-    with answering([weed, *words], tmp_path, {page: 200, storage: 403}, **keys):  # a stranger is refused
+    page = f"http://127.0.0.1:{ports['master.port']}{asked_path('s3')}"
+    answers = {page: 200, f"http://127.0.0.1:{port}/": 403}  # a stranger is refused
+    with answering([weed, *words], tmp_path, answers, variables=keys):
         pass
 
 

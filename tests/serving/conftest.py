@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from helpers import MakeWarehouse, build, free_ports, listen, load
+from helpers import MakeWarehouse, build, listen, load
+from servers import answering, seaweedfs_options, seaweedfs_ports
 
 from music_pulse.settings import Settings
 
@@ -58,38 +56,13 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     }
     config = folder / "identities.json"
     config.write_text(json.dumps({"identities": [identity]}))
-    names = ("master", "volume", "filer", "s3")
-    ports = dict(zip([*names, *(f"{name}.grpc" for name in names)], free_ports(8), strict=True))
-    command = [str(Path(sys.executable).with_name("weed")), "server", f"-dir={folder}", "-ip=127.0.0.1"]
-    command += ["-ip.bind=127.0.0.1", "-filer", "-s3", f"-s3.config={config}", "-master.volumeSizeLimitMB=64"]
-    command += ["-s3.port.iceberg=0", "-s3.port.lance=0"]  # their ports are fixed: another worker's may have them
-    command += ["-master.telemetry=false"]
-    command += [f"-{name}.localSocket={folder / name}.sock" for name in ("filer", "s3")]
-    for name in names:
-        command += [f"-{name}.port={ports[name]}", f"-{name}.port.grpc={ports[f'{name}.grpc']}"]
-    endpoint = f"http://127.0.0.1:{ports['s3']}"
-    log = (folder / "log.txt").open("wb")
-    with log, subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=folder) as server:
-        try:
-            _wait_for(endpoint, server, folder / "log.txt")
-            _make_bucket(endpoint)
-            yield S3(endpoint, "pulse-key", "pulse-secret")
-        finally:
-            server.kill()  # it takes half a minute to leave by itself, and its folder goes anyway
-            server.wait(30)
-
-
-def _wait_for(endpoint: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            urllib.request.urlopen(endpoint, timeout=2).close()
-            return
-        except urllib.error.HTTPError:
-            return  # it answers: anonymous access is refused
-        except OSError:
-            time.sleep(0.2)
-    raise RuntimeError(log.read_text(errors="replace")[-2000:])
+    ports = seaweedfs_ports()
+    words = [Path(sys.executable).with_name("weed"), "server", f"-dir={folder}", "-ip.bind=127.0.0.1", "-filer", "-s3"]
+    words += [f"-s3.config={config}", "-master.volumeSizeLimitMB=64", *seaweedfs_options(folder, ports)]
+    endpoint = f"http://127.0.0.1:{ports['s3.port']}"
+    with answering(words, folder, {f"{endpoint}/": 403}):  # anonymous access is refused
+        _make_bucket(endpoint)
+        yield S3(endpoint, "pulse-key", "pulse-secret")
 
 
 def _make_bucket(endpoint: str) -> None:
