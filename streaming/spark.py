@@ -31,8 +31,6 @@ _OPTIONS = {
         "org.apache.spark.sql.execution.streaming.state.RocksDBStateStoreProvider"
     ),
     "spark.sql.streaming.stateStore.rocksdb.changelogCheckpointing.enabled": "true",
-    # Every batch reads the whole state for what the watermark has passed; blocks that don't fit are unpacked each time.
-    "spark.sql.streaming.stateStore.rocksdb.blockCacheSizeMB": "64",
     # An aggregation with collect_set turns to sorting beyond so many groups: by default 128.
     "spark.sql.objectHashAggregate.sortBased.fallbackThreshold": "1000000",
     # A batch for the watermark's sake alone changes no window, and keeps the next listen waiting.

@@ -144,7 +144,9 @@ def recent_listens(listens: DataFrame, rules: TrendingRules) -> DataFrame:
 
 
 def window_changes(listens: DataFrame, rules: TrendingRules, *, are_few: bool = False) -> DataFrame:
-    """Count what a batch of `recent_listens` adds to each window; of a few listens, in one partition.
+    """Count what a batch of `recent_listens` adds to each window; of a few listens in one partition.
+
+    `are_few` works `listens` out at once, as a job of its own; else nothing runs before the result is asked for.
 
     Rows of (window_start, windows, kind, id, listens, listeners, came, newest, artist_id, artist_name, track_name), by
     kind; `Changes` makes one row a window and entity of them:

@@ -45,7 +45,7 @@ LATE = "late"
 _PATIENCE_SECONDS = 300.0
 """How long a batch waits for a database that is gone."""
 
-_FEW = 20_000
+_ONE_PARTITION_ROWS = 20_000
 """Rows of `window_changes`, of some 7,000 to 15,000 listens: one core counts them before two have shuffled them."""
 
 _STAGE = """
@@ -207,7 +207,7 @@ class TrendingSink:
             listens.write.format("noop").mode("overwrite").save()
             return
         rows = window_changes(listens, self._rules, are_few=self._are_few).toArrow()
-        self._are_few = rows.num_rows < _FEW  # known after the batch only; the next one mostly brings as many
+        self._are_few = rows.num_rows < _ONE_PARTITION_ROWS  # of a batch known after it only
         changes = Changes.of(rows, self._rules)
         self._patiently(lambda connection: self.write(connection, changes, batch_id))
 

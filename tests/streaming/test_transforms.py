@@ -6,6 +6,7 @@ import json
 import random
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -214,12 +215,19 @@ def test_a_static_frame_equals_plain_python(spark: SparkSession, rules: Trending
     assert batch_counts(spark, events, rules) == expected
 
 
+def cached(spark: SparkSession) -> set[int]:
+    """Return the numbers of what Spark holds in memory."""
+    return {held.id() for held in spark.sparkContext._jsc.sc().getRDDStorageInfo()}
+
+
 @pytest.mark.parametrize("are_few", [False, True])
 def test_a_few_listens_are_counted_without_a_shuffle(spark: SparkSession, are_few: bool) -> None:
     events = history(random.Random(2), 200, minutes=10, late=60)
     listens = new_listens(spark, events)
-    plan = window_changes(listens, RULES, are_few=are_few)._jdf.queryExecution().executedPlan().toString()
-    assert ("Exchange" not in plan) is are_few
+    before = cached(spark)
+    counted_rows = window_changes(listens, RULES, are_few=are_few)
+    assert bool(cached(spark) - before) is are_few, "the state is not worked out before, by all cores"
+    assert ("Exchange" not in counted_rows._jdf.queryExecution().executedPlan().toString()) is are_few
     assert changes(listens, RULES, are_few=are_few) == windows_of(events, RULES)
 
 
@@ -235,15 +243,14 @@ def test_a_batch_after_a_small_one_is_counted_as_a_few(
         return window_changes(listens, rules, are_few=are_few)
 
     monkeypatch.setattr(trending_sink, "window_changes", watched)
-    monkeypatch.setattr(trending_sink, "_FEW", 60)
+    monkeypatch.setattr(trending_sink, "_ONE_PARTITION_ROWS", 60)
     events = [
         sent(*(listen(START + 60 * batch, f"Track {each}", user=f"user {batch} {each}") for each in range(size)))
         for batch, size in enumerate((40, 2, 40, 2))
     ]
-    sink = trending_sink.TrendingSink(warehouse.credentials("loader"), RULES, UUID(int=1))
-    for number, each in enumerate(events):
-        sink(new_listens(spark, each), number)
-    sink.close()
+    with closing(trending_sink.TrendingSink(warehouse.credentials("loader"), RULES, UUID(int=1))) as sink:
+        for number, each in enumerate(events):
+            sink(new_listens(spark, each), number)
     assert taken == [False, False, True, False]
     held = query(
         warehouse,
