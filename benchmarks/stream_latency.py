@@ -5,7 +5,8 @@ and Postgres on the same machine; 50 and 1,000 listens a second of as many users
 are probes: a probe's clock starts before it is handed to the producer, and stops when a look at the table, one every
 20 ms, finds it (the sink: its row in raw.stream_listens; trending: a window of its track, which nobody else plays). Of
 the first seconds only the start is measured: until the first probe is seen, from the command. CPU and memory are those
-of the command and its children (the JVM), not of Postgres or the broker.
+of the command and its children (the JVM), not of Postgres or the broker; stolen is the share of the machine's CPU time
+that its host gave to others meanwhile.
 """
 
 from __future__ import annotations
@@ -71,12 +72,13 @@ class Probe:
 
 @dataclass(frozen=True)
 class Found:
-    """What a part did at a rate: seconds, CPU-seconds an event, MiB."""
+    """What a part did at a rate: seconds, CPU-seconds an event, MiB, a share."""
 
     latencies: list[float]
     cpu_per_event: float
     memory_mib: float
     start: float
+    stolen: float
 
 
 def bench_latency(folder: Path, rows: int) -> str:
@@ -106,9 +108,10 @@ def report(folder: Path, seconds: float) -> str:
                         f"{found.cpu_per_event * 1000:.2f}",
                         f"{found.memory_mib:,.0f}",
                         f"{found.start:.1f}",
+                        f"{found.stolen:.0%}",
                     ]
                 )
-    columns = ["part", "listens / s", "p50 s", "p95 s", "CPU ms / event", "memory MiB", "start s"]
+    columns = ["part", "listens / s", "p50 s", "p95 s", "CPU ms / event", "memory MiB", "start s", "stolen"]
     verdict = f"Trending: p95 {max(trending):.2f} s at most (target: {_TARGET_SECONDS:g})."
     return table_of("From sending to the row in Postgres", columns, lines, verdict)
 
@@ -124,13 +127,13 @@ def measure(settings: Settings, config: KafkaConfig, part: str, rate: int, secon
             started = time.perf_counter() - began
             watch.run(WARM_SECONDS)
             watch.latencies.clear()
-            cpu, sent = _cpu(process), load.sent
+            cpu, sent, machine = _cpu(process), load.sent, psutil.cpu_times()
             watch.run(seconds)
-            cpu, sent = _cpu(process) - cpu, load.sent - sent
+            cpu, sent, stolen = _cpu(process) - cpu, load.sent - sent, _stolen(machine, psutil.cpu_times())
             memory = _memory_mib(process)
             load.stop()
             watch.until(lambda: not watch.pending, _PATIENCE_SECONDS)
-    return Found(watch.latencies, cpu / sent, memory, started)
+    return Found(watch.latencies, cpu / sent, memory, started, stolen)
 
 
 class Load:
@@ -245,6 +248,11 @@ def _family(process: psutil.Process) -> list[psutil.Process]:
 
 def _cpu(process: psutil.Process) -> float:
     return sum(sum(member.cpu_times()[:2]) for member in _family(process))
+
+
+def _stolen(before: Any, after: Any) -> float:
+    """Return the share of CPU time that went to other machines of the host; 0 where the system doesn't say."""
+    return float(getattr(after, "steal", 0) - getattr(before, "steal", 0)) / (sum(after) - sum(before))
 
 
 def _memory_mib(process: psutil.Process) -> float:
