@@ -115,16 +115,12 @@ def counted(events: DataFrame) -> DataFrame:
     )
 
 
-_BUCKETS = 32_768
-"""Of users, by a hash: with each batch Spark reads all rows of state, so there must not be one for each user."""
-
-
 def recent_listens(listens: DataFrame, rules: TrendingRules) -> DataFrame:
     """Collect each user's listens by blocks of windows, and tell those that count anew; the stateful step.
 
-    The state is a row a (block, bucket of users), with the listens and the batch in which each came (a listen that came
-    in several batches stands there several times). A block holds all listens of `rules.block_slides` consecutive
-    windows, so each window is counted from one block.
+    The state is a row a (block, user), with the listens and the batch in which each came (a listen that came in several
+    batches stands there several times). A block holds all listens of `rules.block_slides` consecutive windows, so each
+    window is counted from one block.
 
     A row a listen that came (is_new), or that stands beside such a one of the same artist; in which windows of the
     block it counts (window_start to last_start, seconds since 1970), and whether there may be another one of its track
@@ -136,13 +132,13 @@ def recent_listens(listens: DataFrame, rules: TrendingRules) -> DataFrame:
     # A batch is known by its time, which a repeated batch keeps. Within a function of an array, which Spark interprets:
     # elsewhere it is a number in the code that Spark generates, and all of that is compiled again for every batch.
     batch = F.transform(F.array(F.current_timestamp()), lambda time: F.unix_millis(time).cast("string"))[0]
-    listen = F.struct("listened_at", "user_key", "track_id", "artist_id", "artist_name", "track_name", "batch")
+    listen = F.struct("listened_at", "track_id", "artist_id", "artist_name", "track_name", "batch")
     blocks = (
         listens.withWatermark("event_time", f"{rules.watermark_minutes} minutes")
         .withColumn("batch", batch)
-        .groupBy(block.alias("block"), F.pmod(F.xxhash64("user_key"), F.lit(_BUCKETS)).alias("bucket"))
+        .groupBy(block.alias("block"), "user_key")
         .agg(F.collect_set(listen).alias("listens"))
-        .select("block", "bucket", "listens", batch.alias("batch"))
+        .select("block", "user_key", "listens", batch.alias("batch"))
     )
     return listens.sparkSession.sql(_CONCERNED.format(**_numbers(rules), blocks="{blocks}"), blocks=blocks)
 
@@ -183,54 +179,35 @@ def _numbers(rules: TrendingRules) -> dict[str, int]:
 
 
 _FEW = 200
-"""So many listens are compared each with each; more would cost more than it saves."""
+"""So many listens of a user are compared each with each; more would cost more than it saves."""
 
 # As SQL, a step is analysed once and not once a line.
 _CONCERNED = """
 with
 
-came as (
+listens as (
 
-    select *, filter(listens, listen -> listen.batch = batch) as new
+    select
+        block, user_key, batch, listens,
+        unix_seconds(block.start) as first_start,
+        size(listens) > {few} as are_many,
+        explode(listens) as listen
     from {blocks}
 
 ),
 
--- Of other users, and of a user's other artists, nothing changes.
-of_artist as (
-
-    select
-        block, bucket, batch,
-        if(
-            cast(size(new) as bigint) * size(listens) > {few} * {few},
-            listens,
-            filter(
-                listens,
-                listen -> exists(new, other -> other.user_key = listen.user_key and other.artist_id = listen.artist_id)
-            )
-        ) as listens
-    from came
-
-),
-
-each as (
-
-    select
-        block, bucket, batch, listens,
-        unix_seconds(block.start) as first_start,
-        size(listens) > {few} as are_many,
-        explode(listens) as listen
-    from of_artist
-
-),
-
+-- Of a user's other artists nothing changes.
 concerned as (
 
     select
         *,
         listen.batch = batch as is_new,
         listen.listened_at - pmod(listen.listened_at, {slide}) as slide
-    from each
+    from listens
+    where
+        listen.batch = batch
+        or are_many
+        or exists(listens, other -> other.artist_id = listen.artist_id and other.batch = batch)
 
 ),
 
@@ -246,20 +223,16 @@ ranges as (
 )
 
 select
-    block, bucket, is_new, slide, window_start, last_start,
-    listen.user_key, listen.listened_at, listen.track_id, listen.artist_id,
+    block, user_key, is_new, slide, window_start, last_start,
+    listen.listened_at, listen.track_id, listen.artist_id,
     if(is_new, listen.artist_name, null) as artist_name,
     if(is_new, listen.track_name, null) as track_name,
     -- Whether it may be that the user has another one of the track, or of the artist.
     are_many
-    or exists(
-        listens, other -> other.user_key = listen.user_key and other.track_id = listen.track_id and other <> listen
-    ) as is_track_again,
+    or exists(listens, other -> other.track_id = listen.track_id and other <> listen) as is_track_again,
     not is_new
     or are_many
-    or exists(
-        listens, other -> other.user_key = listen.user_key and other.artist_id = listen.artist_id and other <> listen
-    ) as is_artist_again
+    or exists(listens, other -> other.artist_id = listen.artist_id and other <> listen) as is_artist_again
 from ranges
 where window_start <= last_start
 """
@@ -307,19 +280,19 @@ by_range as (
 each_once as (
 
     select
-        block, bucket, user_key, slide, window_start, last_start, listened_at, track_id, artist_id, is_track_again,
+        block, user_key, slide, window_start, last_start, listened_at, track_id, artist_id, is_track_again,
         bool_and(is_new) as is_new
     from concerned
     where is_artist_again
     group by
-        block, bucket, user_key, slide, window_start, last_start, listened_at, track_id, artist_id, is_track_again
+        block, user_key, slide, window_start, last_start, listened_at, track_id, artist_id, is_track_again
 
 ),
 
 in_windows as (
 
     select
-        block, bucket, user_key, slide, listened_at, track_id, artist_id, is_track_again, is_new,
+        block, user_key, slide, listened_at, track_id, artist_id, is_track_again, is_new,
         explode(sequence(window_start, last_start, {slide}L)) as window_start
     from each_once
 
@@ -328,7 +301,7 @@ in_windows as (
 counted as (
 
     select
-        block, bucket, user_key, is_new, listened_at, window_start,
+        block, user_key, is_new, listened_at, window_start,
         explode(
             array(
                 if(is_track_again, struct('track' as kind, track_id as id), null),
@@ -347,13 +320,13 @@ counted as (
 by_user as (
 
     select
-        block, bucket, user_key, window_start, entity.kind, entity.id,
+        block, user_key, window_start, entity.kind, entity.id,
         count(*) as held,
         count_if(is_new) as new,
         max(listened_at) as newest
     from counted
     where entity is not null
-    group by block, bucket, user_key, window_start, entity.kind, entity.id
+    group by block, user_key, window_start, entity.kind, entity.id
 
 ),
 

@@ -6,7 +6,6 @@ import gc
 import json
 import logging
 import os
-import shutil
 import signal
 import threading
 import time
@@ -42,8 +41,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_LAYOUT = "2"
-"""Of the state. With another one Spark can't go on: the checkpoint is made anew."""
 _FETCH_WAIT_MS = 5
 _POLL_SECONDS = 0.25
 _STOP_SECONDS = 30
@@ -91,7 +88,6 @@ def run_trending(
     rules = TrendingRules.from_settings(settings)
     config = KafkaConfig.from_settings(settings, bootstrap)
     warn_of_producers_clocks(config, settings.kafka_topic)
-    keep_layout(checkpoint)
     with connect(settings.credentials("loader"), autocommit=True) as connection:
         create_stream_tables(connection)
         begin = _begin(connection, checkpoint, rules)
@@ -197,20 +193,10 @@ def _blocklist_now(settings: Settings, known: Blocklist) -> Blocklist:
         return known
 
 
-def keep_layout(checkpoint: Path) -> None:
-    """Note the state's layout in a checkpoint; one of another layout is removed, so that the job makes a new one."""
-    note, removed = checkpoint / "layout", checkpoint.with_name(f"{checkpoint.name}.removed")
-    if (checkpoint / "metadata").exists() and not (note.exists() and note.read_text(encoding="utf-8") == _LAYOUT):
-        logger.warning("the checkpoint is of another version, and is made anew: %s", checkpoint)
-        shutil.rmtree(removed, ignore_errors=True)
-        checkpoint.replace(removed)
-    shutil.rmtree(removed, ignore_errors=True)  # also what a crash left
-    checkpoint.mkdir(parents=True, exist_ok=True)
-    note.write_text(_LAYOUT, encoding="utf-8")
-
-
 def _begin(connection: Any, checkpoint: Path, rules: TrendingRules) -> datetime | None:
     """Where this checkpoint begins: with the topic (None), or, once there are windows, shortly before it was made.
+
+    Further back, if the last query stopped earlier than that: so that the windows that it left open are whole, too.
 
     Kept in the checkpoint, for one that is killed before its first batch begins there again.
     """
@@ -221,8 +207,13 @@ def _begin(connection: Any, checkpoint: Path, rules: TrendingRules) -> datetime 
     if (checkpoint / "metadata").exists():
         return None
     begin = None
-    if connection.execute("select exists (select 1 from raw.trending_ledger)").fetchone() == (True,):
-        begin = datetime.now(UTC) - timedelta(minutes=rules.window_minutes + rules.watermark_minutes)
+    queries, watermark = connection.execute("select count(*), max(watermark) from raw.trending_ledger").fetchone()
+    if queries:
+        window = timedelta(minutes=rules.window_minutes)
+        begin = datetime.now(UTC) - window - timedelta(minutes=rules.watermark_minutes)
+        if watermark is not None:
+            begin = min(begin, watermark - window - timedelta(seconds=rules.clock_ahead_seconds))
+    checkpoint.mkdir(parents=True, exist_ok=True)
     new = checkpoint / "begin.json.new"
     new.write_text(json.dumps(begin and begin.isoformat()), encoding="utf-8")
     new.replace(kept)

@@ -22,7 +22,7 @@ from music_pulse.database import connect
 from music_pulse.embedded.java import java_home
 from music_pulse.settings import Settings
 from streaming import spark as spark_session
-from streaming import transforms, trending_sink
+from streaming import trending_sink
 from streaming.events import EventBuilder
 from streaming.tables import create_stream_tables
 from streaming.transforms import (
@@ -269,20 +269,6 @@ def test_a_stream_equals_plain_python(spark: SparkSession, tmp_path: Path, rules
     for batch in batches:
         reference.count(batch)
     assert stream_counts(spark, tmp_path, batches, rules) == reference.windows()
-
-
-@pytest.mark.parametrize("few", [2, 30, 1_000])
-def test_users_of_one_row_of_state_are_counted_apart(
-    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: int
-) -> None:
-    monkeypatch.setattr(transforms, "_BUCKETS", 1)
-    monkeypatch.setattr(transforms, "_FEW", few)
-    events = history(random.Random(few), 600, minutes=40, late=120)
-    batches = [events[start : start + 150] for start in range(0, len(events), 150)]
-    reference = TrendingReference(RULES)
-    for batch in batches:
-        reference.count(batch)
-    assert stream_counts(spark, tmp_path, batches, RULES) == reference.windows()
 
 
 def stream_counts(

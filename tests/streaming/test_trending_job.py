@@ -1,46 +1,63 @@
-"""What the trending job does with its checkpoint before Spark starts; the rest is in integration/."""
+"""Where a new checkpoint of the trending job begins; what comes of it is in integration/."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import UUID
 
 import pytest
+from helpers import execute
 
-from streaming.trending_job import keep_layout
+from music_pulse.database import connect
+from music_pulse.settings import Settings
+from streaming.tables import create_stream_tables
+from streaming.trending_job import _begin, _whole_from
+from streaming.trending_rules import TrendingRules
 
-
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
-    """A checkpoint with state, of the layout of today."""
-    folder = tmp_path / "checkpoints" / "pulse-listens"
-    keep_layout(folder)
-    (folder / "metadata").write_text("{}", encoding="utf-8")
-    (folder / "state").mkdir()
-    return folder
+RULES = TrendingRules()
+MINUTE = timedelta(minutes=1)
 
 
-def test_a_checkpoint_is_kept(checkpoint: Path) -> None:
-    keep_layout(checkpoint)
-    assert {path.name for path in checkpoint.iterdir()} == {"layout", "metadata", "state"}
+def begin(settings: Settings, checkpoint: Path) -> datetime | None:
+    with connect(settings.credentials("loader"), autocommit=True) as connection:
+        create_stream_tables(connection)
+        return _begin(connection, checkpoint, RULES)
 
 
-@pytest.mark.parametrize("note", [None, "1"])
-@pytest.mark.parametrize("was_killed", [False, True])
-def test_a_checkpoint_of_another_layout_is_made_anew(
-    checkpoint: Path, note: str | None, was_killed: bool, caplog: pytest.LogCaptureFixture
+def stopped(settings: Settings, number: int, watermark: datetime | None) -> None:
+    execute(
+        settings,
+        "insert into raw.trending_ledger (query_id, batch_id, watermark, updated_at) values (%s, 1, %s, now())",
+        [UUID(int=number), watermark],
+    )
+
+
+def test_the_first_one_begins_with_the_topic(warehouse: Settings, tmp_path: Path) -> None:
+    assert begin(warehouse, tmp_path / "checkpoint") is None
+
+
+@pytest.mark.parametrize("age", [None, -MINUTE, 3 * MINUTE])
+def test_a_new_one_begins_shortly_before_it_was_made(
+    warehouse: Settings, tmp_path: Path, age: timedelta | None
 ) -> None:
-    if note:
-        (checkpoint / "layout").write_text(note, encoding="utf-8")
-    else:
-        (checkpoint / "layout").unlink()
-    if was_killed:
-        (checkpoint.parent / "pulse-listens.removed" / "state").mkdir(parents=True)
-    keep_layout(checkpoint)
-    assert [path.name for path in checkpoint.parent.rglob("*")] == ["pulse-listens", "layout"]
-    assert "another version" in caplog.text
+    begin(warehouse, tmp_path / "first")
+    now = datetime.now(UTC)
+    stopped(warehouse, 1, None if age is None else now - age)
+    began = begin(warehouse, tmp_path / "second")
+    assert began is not None
+    assert timedelta(0) <= began - (now - 15 * MINUTE) < MINUTE
+    assert begin(warehouse, tmp_path / "second") == began
 
 
-def test_what_a_kill_left_of_a_checkpoint_is_removed(checkpoint: Path) -> None:
-    checkpoint.replace(checkpoint.with_name("pulse-listens.removed"))
-    keep_layout(checkpoint)
-    assert [path.name for path in checkpoint.parent.rglob("*")] == ["pulse-listens", "layout"]
+def test_after_a_longer_pause_it_begins_with_the_windows_that_were_left_open(
+    warehouse: Settings, tmp_path: Path
+) -> None:
+    begin(warehouse, tmp_path / "first")
+    watermark = (datetime.now(UTC) - timedelta(days=2)).replace(second=30, microsecond=0)
+    stopped(warehouse, 1, watermark - timedelta(days=3))
+    stopped(warehouse, 2, watermark)
+    began = begin(warehouse, tmp_path / "second")
+    assert began == watermark - 6 * MINUTE, "a clock may run a minute ahead of the broker's"
+    # The first window that ends after the watermark.
+    assert _whole_from(began, RULES) == watermark + timedelta(seconds=30) - 5 * MINUTE
