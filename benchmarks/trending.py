@@ -42,7 +42,7 @@ from streaming.trending_sink import TrendingSink
 
 MINUTES = 40
 """Longer than the state holds listens: most batches find it full."""
-_SECONDS_A_PLAY = 210
+SECONDS_A_PLAY = 210
 """How long a listener is busy with a track: so many listeners make so many listens."""
 _CHUNK = 10_000
 
@@ -82,12 +82,12 @@ def bench_trending(folder: Path, rows: int) -> str:
     return table_of(title, ["variant", "listens / s (median)", "of ours", "each turn"], lines, verdict)
 
 
-def fill(config: KafkaConfig, topic: str, events: int) -> None:
-    """Send `events` listens of the last `MINUTES` minutes, evenly spread, of as many users as would make them."""
+def fill(config: KafkaConfig, topic: str, events: int, minutes: int = MINUTES) -> None:
+    """Send `events` listens of the last minutes, evenly spread, of as many users as would make them."""
     rng = random.Random(1)
     builder = EventBuilder()
-    users = max(1, events * _SECONDS_A_PLAY // (MINUTES * 60))
-    started = int(time.time()) - MINUTES * 60
+    users = max(1, events * SECONDS_A_PLAY // (minutes * 60))
+    started = int(time.time()) - minutes * 60
     sent = 0
     with BulkProducer(config, topic, BytesSerializer()) as producer:
         for batch in generate(Plan(listens=events * 11 // 10)):
@@ -100,7 +100,7 @@ def fill(config: KafkaConfig, topic: str, events: int) -> None:
                 metadata["additional_info"] = {"duration_ms": duration, "submission_client": "benchmark"}
                 if album:
                     metadata["release_name"] = album
-                at = started + (sent + len(listens)) * MINUTES * 60 // events
+                at = started + (sent + len(listens)) * minutes * 60 // events
                 user = f"listener_{rng.randrange(users)}"
                 listens.append({"user_name": user, "listened_at": at, "track_metadata": metadata})
             for start in range(0, len(listens), _CHUNK):

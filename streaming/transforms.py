@@ -129,12 +129,15 @@ def recent_listens(listens: DataFrame, rules: TrendingRules) -> DataFrame:
     slide, window = rules.slide_minutes, rules.window_minutes
     step = rules.block_slides * slide
     block = F.window("event_time", f"{step - slide + window} minutes", f"{step} minutes")
-    # A batch is known by its time, which a repeated batch keeps. Within a function of an array, which Spark interprets:
-    # elsewhere it is a number in the code that Spark generates, and all of that is compiled again for every batch.
-    batch = F.transform(F.array(F.current_timestamp()), lambda time: F.unix_millis(time).cast("string"))[0]
+    # A batch is known by its time, which a repeated batch keeps. As a decimal, and within a function of an array, which
+    # Spark interprets: else it is a number in the code that Spark generates, and all of that is compiled again for every
+    # batch.
+    batch = F.transform(F.array(F.current_timestamp()), lambda time: F.unix_millis(time).cast("decimal(15)"))[0]
     listen = F.struct("listened_at", "track_id", "artist_id", "artist_name", "track_name", "batch")
     blocks = (
         listens.withWatermark("event_time", f"{rules.watermark_minutes} minutes")
+        # Every row of state is read with each batch: it is kept short.
+        .withColumns({name: F.unhex(F.replace(name, F.lit("-"))) for name in ("track_id", "artist_id")})
         .withColumn("batch", batch)
         .groupBy(block.alias("block"), "user_key")
         .agg(F.collect_set(listen).alias("listens"))
@@ -156,7 +159,7 @@ def window_changes(listens: DataFrame, rules: TrendingRules, *, are_few: bool = 
       told elsewhere), and the latest of them (newest);
     * `name`: a spelling of a track (id) and its artist that came in the slide `window_start`.
 
-    Times are seconds since 1970. On a static frame everything is new, so it counts the windows.
+    Times are seconds since 1970, ids 16 bytes. On a static frame everything is new, so it counts the windows.
     """
     # Read more than once, but the state behind it must be worked out once; by all cores, also if one is to count.
     # In one partition nothing is shuffled: for a few listens the stages of a shuffle cost more than the counting.
@@ -308,7 +311,7 @@ counted as (
                 struct('artist' as kind, artist_id as id),
                 if(
                     is_track_again and window_start = slide,
-                    struct('slide' as kind, cast(null as string) as id),
+                    struct('slide' as kind, cast(null as binary) as id),
                     null
                 )
             )
@@ -355,7 +358,7 @@ names as (
 select
     window_start, (last_start - window_start) div {slide} + 1 as windows, kind, id, listens, listens as listeners,
     if(is_told, listens, null) as came, if(is_told, newest, null) as newest,
-    cast(null as string) as artist_id, cast(null as string) as artist_name, cast(null as string) as track_name
+    cast(null as binary) as artist_id, cast(null as string) as artist_name, cast(null as string) as track_name
 from by_range
 union all
 select

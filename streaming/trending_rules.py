@@ -44,4 +44,4 @@ class TrendingRules:
     @property
     def block_slides(self) -> int:
         """How many windows are counted from one row of state (see `transforms.recent_listens`)."""
-        return 2 * self.window_minutes // self.slide_minutes
+        return 4 * self.window_minutes // self.slide_minutes

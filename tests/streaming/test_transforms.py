@@ -76,7 +76,7 @@ def _record(value: bytes | None, broker_time: float) -> tuple[bytes | None, date
 def changes(listens: DataFrame, rules: TrendingRules, *, are_few: bool = False) -> Counts:
     united = Changes.of(window_changes(listens, rules, are_few=are_few).toArrow(), rules).windows.to_pylist()
     return {
-        (row["window_start"], row["kind"], row["id"]): Row(
+        (row["window_start"], row["kind"], str(UUID(row["id"]))): Row(
             row["artist_name"], row["track_name"], row["listens"] or 0, row["listeners"] or 0
         )
         for row in united
