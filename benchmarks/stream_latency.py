@@ -6,7 +6,7 @@ are probes: a probe's clock starts before it is handed to the producer, and stop
 20 ms, finds it (the sink: its row in raw.stream_listens; trending: a window of its track, which nobody else plays). Of
 the first seconds only the start is measured: until the first probe is seen, from the command. The job finds the listens
 of the last `--age` minutes at the same rate in the topic and catches up with them first, so that its state is that of a
-job which has run for as long: it holds no listen for more than 24 minutes. CPU and memory are those of the command and
+job which has run for as long: it holds no listen for more than 34 minutes. CPU and memory are those of the command and
 its children (the JVM), not of Postgres or the broker; stolen is the share of the machine's CPU time that its host gave
 to others meanwhile.
 """
@@ -43,7 +43,7 @@ from streaming.events import EventBuilder
 
 RATES = (50, 1_000)
 SECONDS = 60.0
-AGE_MINUTES = 25
+AGE_MINUTES = 35
 WARM_SECONDS = 30.0
 """Between the first row and the first probe that counts: the JVM compiles what runs often."""
 

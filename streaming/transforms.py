@@ -130,8 +130,7 @@ def recent_listens(listens: DataFrame, rules: TrendingRules) -> DataFrame:
     step = rules.block_slides * slide
     block = F.window("event_time", f"{step - slide + window} minutes", f"{step} minutes")
     # A batch is known by its time, which a repeated batch keeps. As a decimal, and within a function of an array, which
-    # Spark interprets: else it is a number in the code that Spark generates, and all of that is compiled again for every
-    # batch.
+    # Spark interprets: else it is a number in the code that Spark generates, which is compiled again for every batch.
     batch = F.transform(F.array(F.current_timestamp()), lambda time: F.unix_millis(time).cast("decimal(15)"))[0]
     listen = F.struct("listened_at", "track_id", "artist_id", "artist_name", "track_name", "batch")
     blocks = (

@@ -6,11 +6,12 @@ import gc
 import json
 import logging
 import os
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_LAYOUT = 2
+"""Of the state. With another one Spark can't go on."""
 _FETCH_WAIT_MS = 5
 _POLL_SECONDS = 0.25
 _STOP_SECONDS = 30
@@ -88,6 +91,7 @@ def run_trending(
     rules = TrendingRules.from_settings(settings)
     config = KafkaConfig.from_settings(settings, bootstrap)
     warn_of_producers_clocks(config, settings.kafka_topic)
+    keep_layout(checkpoint, rules)
     with connect(settings.credentials("loader"), autocommit=True) as connection:
         create_stream_tables(connection)
         begin = _begin(connection, checkpoint, rules)
@@ -193,6 +197,23 @@ def _blocklist_now(settings: Settings, known: Blocklist) -> Blocklist:
         return known
 
 
+def keep_layout(checkpoint: Path, rules: TrendingRules) -> None:
+    """Note in a checkpoint how its state is laid out, and by which rules; one of others is removed, to be made anew.
+
+    By other rules the windows that are open would be counted half by the old ones and half by the new.
+    """
+    note, removed = checkpoint / "layout.json", checkpoint.with_name(f"{checkpoint.name}.removed")
+    layout = json.dumps({"layout": _LAYOUT, **asdict(rules)})
+    is_the_same = note.exists() and note.read_text(encoding="utf-8") == layout
+    if (checkpoint / "metadata").exists() and not is_the_same:
+        logger.warning("the checkpoint is of another version or of other settings, and is made anew: %s", checkpoint)
+        shutil.rmtree(removed, ignore_errors=True)
+        checkpoint.replace(removed)
+    shutil.rmtree(removed, ignore_errors=True)  # also what a crash left
+    checkpoint.mkdir(parents=True, exist_ok=True)
+    note.write_text(layout, encoding="utf-8")
+
+
 def _begin(connection: Any, checkpoint: Path, rules: TrendingRules) -> datetime | None:
     """Where this checkpoint begins: with the topic (None), or, once there are windows, shortly before it was made.
 
@@ -213,7 +234,6 @@ def _begin(connection: Any, checkpoint: Path, rules: TrendingRules) -> datetime 
         begin = datetime.now(UTC) - window - timedelta(minutes=rules.watermark_minutes)
         if watermark is not None:
             begin = min(begin, watermark - window - timedelta(seconds=rules.clock_ahead_seconds))
-    checkpoint.mkdir(parents=True, exist_ok=True)
     new = checkpoint / "begin.json.new"
     new.write_text(json.dumps(begin and begin.isoformat()), encoding="utf-8")
     new.replace(kept)

@@ -105,7 +105,10 @@ class Changes:
     """What a batch adds: a table with a row for each window and entity, listens by slide, the newest listen."""
 
     windows: pa.Table
-    """window_start, kind, id (32 hexadecimal digits), listens, listeners, artist_name, track_name; no listens: only a spelling came."""
+    """window_start, kind, id (32 hexadecimal digits), listens, listeners, artist_name, track_name.
+
+    No listens: only a spelling came.
+    """
     slides: dict[int, int]
     newest: int | None
 
@@ -128,7 +131,8 @@ class Changes:
         united = united.group_by(list(_KEY)).aggregate(_UNITED).rename_columns([*_KEY, *dict(_UNITED)])
         # In the order of the primary key: neighbours there go to the same page.
         united = united.sort_by([(name, "ascending") for name in _KEY])
-        texts = {"kind": _KINDS, "id": pa.array([id.hex() for id in ids.to_pylist()], pa.string()), "artist_name": names, "track_name": names}
+        digits = pa.array([id.hex() for id in ids.to_pylist()], pa.string())
+        texts = {"kind": _KINDS, "id": digits, "artist_name": names, "track_name": names}
         columns = {name: united[name] for name in united.column_names}
         columns |= {name: pc.take(numbered, united[name]) for name, numbered in texts.items()}
         told = rows.filter(pc.is_valid(rows["came"]))

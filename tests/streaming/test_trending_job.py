@@ -1,7 +1,8 @@
-"""Where a new checkpoint of the trending job begins; what comes of it is in integration/."""
+"""When the trending job makes its checkpoint anew, and where that begins; what comes of it is in integration/."""
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
@@ -12,14 +13,59 @@ from helpers import execute
 from music_pulse.database import connect
 from music_pulse.settings import Settings
 from streaming.tables import create_stream_tables
-from streaming.trending_job import _begin, _whole_from
+from streaming.trending_job import _begin, _whole_from, keep_layout
 from streaming.trending_rules import TrendingRules
 
 RULES = TrendingRules()
 MINUTE = timedelta(minutes=1)
 
 
+@pytest.fixture
+def held(tmp_path: Path) -> Path:
+    """A checkpoint with state, of the layout of today."""
+    folder = tmp_path / "checkpoints" / "pulse-listens"
+    keep_layout(folder, RULES)
+    (folder / "metadata").write_text("{}", encoding="utf-8")
+    (folder / "state").mkdir()
+    return folder
+
+
+def test_a_checkpoint_is_kept(held: Path) -> None:
+    keep_layout(held, TrendingRules())
+    assert {path.name for path in held.iterdir()} == {"layout.json", "metadata", "state"}
+
+
+@pytest.mark.parametrize("is_noted", [False, True])
+@pytest.mark.parametrize("was_killed", [False, True])
+def test_a_checkpoint_of_another_layout_is_made_anew(
+    held: Path, is_noted: bool, was_killed: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    note = held / "layout.json"
+    if is_noted:
+        note.write_text(note.read_text(encoding="utf-8").replace('"layout": ', '"layout": 1'), encoding="utf-8")
+    else:
+        note.unlink()
+    if was_killed:
+        (held.with_name("pulse-listens.removed") / "state").mkdir(parents=True)
+    keep_layout(held, RULES)
+    assert [path.name for path in held.parent.rglob("*")] == ["pulse-listens", "layout.json"]
+    assert "of another version" in caplog.text
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(TrendingRules)])
+def test_a_checkpoint_by_other_rules_is_made_anew(held: Path, name: str) -> None:
+    keep_layout(held, replace(RULES, **{name: 5 * getattr(RULES, name)}))
+    assert not (held / "state").exists()
+
+
+def test_what_a_kill_left_of_a_checkpoint_is_removed(held: Path) -> None:
+    held.replace(held.with_name("pulse-listens.removed"))
+    keep_layout(held, RULES)
+    assert [path.name for path in held.parent.rglob("*")] == ["pulse-listens", "layout.json"]
+
+
 def begin(settings: Settings, checkpoint: Path) -> datetime | None:
+    keep_layout(checkpoint, RULES)
     with connect(settings.credentials("loader"), autocommit=True) as connection:
         create_stream_tables(connection)
         return _begin(connection, checkpoint, RULES)
