@@ -22,8 +22,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -252,7 +252,14 @@ def _family(process: psutil.Process) -> list[psutil.Process]:
 
 
 def _cpu(process: psutil.Process) -> float:
-    return sum(sum(member.cpu_times()[:2]) for member in _family(process))
+    return sum(_of_each(process, lambda member: sum(member.cpu_times()[:2])))
+
+
+def _of_each(process: psutil.Process, read: Callable[[psutil.Process], float]) -> Iterator[float]:
+    """Read something of each of the family; a child may end before it is asked."""
+    for member in _family(process):
+        with suppress(psutil.NoSuchProcess):
+            yield read(member)
 
 
 def _stolen(before: Any, after: Any) -> float:
@@ -261,7 +268,7 @@ def _stolen(before: Any, after: Any) -> float:
 
 
 def _memory_mib(process: psutil.Process) -> float:
-    return sum(member.memory_full_info().pss for member in _family(process)) / 2**20
+    return sum(_of_each(process, lambda member: member.memory_full_info().pss)) / 2**20
 
 
 def _percentiles(latencies: list[float]) -> tuple[float, float]:
