@@ -41,7 +41,7 @@ from streaming.trending_rules import TrendingRules
 from streaming.trending_sink import TrendingSink
 
 MINUTES = 40
-"""Longer than the state holds listens: most batches find it full."""
+"""Longer than the state holds listens: the last batches find it full."""
 SECONDS_A_PLAY = 210
 """How long a listener is busy with a track: so many listeners make so many listens."""
 _CHUNK = 10_000

@@ -210,8 +210,10 @@ def keep_layout(checkpoint: Path, rules: TrendingRules) -> None:
         shutil.rmtree(removed, ignore_errors=True)
         checkpoint.replace(removed)
     shutil.rmtree(removed, ignore_errors=True)  # also what a crash left
-    checkpoint.mkdir(parents=True, exist_ok=True)
-    note.write_text(layout, encoding="utf-8")
+    if not is_the_same:
+        # Never beside a state that counts: a crash in the middle of it would cost the checkpoint.
+        checkpoint.mkdir(parents=True, exist_ok=True)
+        note.write_text(layout, encoding="utf-8")
 
 
 def _begin(connection: Any, checkpoint: Path, rules: TrendingRules) -> datetime | None:

@@ -292,7 +292,9 @@ class TrendingSink:
     def _merge(self, connection: psycopg.Connection, rows: pa.Table) -> None:
         with connection.cursor() as cursor:
             cursor.execute(_LOCK)
-            held, now = cursor.execute(_HELD).fetchone() or (0, None)
+            row = cursor.execute(_HELD).fetchone()
+            assert row is not None
+            held, now = row
             is_held = pc.less_equal(rows["window_start"], held)
             self._insert(cursor, rows.filter(pc.invert(is_held)), now)
             changes = rows.filter(is_held)
