@@ -50,6 +50,8 @@ def create_app(settings: Settings, into: Ingest, dbt_docs: Path, registry: Colle
     databases = Databases(settings)
     intake = Intake(into.store, metrics)
 
+    events = Events(databases)
+
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         create_app_tables(settings)
@@ -58,6 +60,7 @@ def create_app(settings: Settings, into: Ingest, dbt_docs: Path, registry: Colle
             try:
                 yield
             finally:
+                await events.ended()
                 intake.close()
 
     app = FastAPI(
@@ -73,7 +76,7 @@ def create_app(settings: Settings, into: Ingest, dbt_docs: Path, registry: Colle
     app.state.metrics = metrics
     app.state.intake = intake
     app.state.check_ingest = into.check
-    app.state.events = Events(databases)
+    app.state.events = events
     app.state.askers = Askers(settings.serve_rate_limit)
     add_handlers(app)
     for router in (health.router, api.router, ingest.router, stats.router, reads.router):

@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 from fastapi import APIRouter, Request
@@ -30,6 +30,8 @@ from serving.errors import UNBUILT
 logger = logging.getLogger(__name__)
 
 router = APIRouter()
+
+T = TypeVar("T")
 
 CHANNEL = "trending"
 """What the trending sink notifies (`streaming.trending_sink.CHANNEL`)."""
@@ -61,6 +63,7 @@ class Events:
         self._batches = 0
         self._is_closed = False
         self._task: asyncio.Task[None] | None = None
+        self._leaving: set[asyncio.Task[None]] = set()
 
     async def subscribe(self) -> AsyncIterator[tuple[str, str] | None]:
         """Yield what is known and then what changes, as (event, data); None after a quiet time."""
@@ -80,6 +83,8 @@ class Events:
             self._pages.discard(queue)
             if not self._pages and self._task is not None:
                 self._task.cancel()
+                self._leaving.add(self._task)
+                self._task.add_done_callback(self._leaving.discard)
                 self._task, self._latest = None, {}
 
     def close(self) -> None:
@@ -87,6 +92,10 @@ class Events:
         self._is_closed = True
         for queue in self._pages:
             queue.put_nowait(None)
+
+    async def ended(self) -> None:
+        """Wait for listeners that nobody needs any more."""
+        await asyncio.gather(*self._leaving, return_exceptions=True)
 
     def _tell(self, event: str, data: str) -> None:
         if self._latest.get(event) != data:
@@ -98,7 +107,7 @@ class Events:
         while True:
             try:
                 async with self._databases.listening() as connection:
-                    await connection.execute(f"listen {CHANNEL}".encode())
+                    await _to_the_end(connection.execute(f"listen {CHANNEL}".encode()))
                     self._batches += 1  # some may have been missed
                     self._tell("database", "up")
                     while True:
@@ -112,10 +121,20 @@ class Events:
 
     async def _look(self, connection: psycopg.AsyncConnection[tuple[Any, ...]]) -> None:
         with suppress(*UNBUILT):
-            row = await (await connection.execute(_LOOK)).fetchone()
-            version, window = row or (None, None)
+            cursor = await _to_the_end(connection.execute(_LOOK))
+            version, window = await cursor.fetchone() or (None, None)
             self._tell("marts", str(version))
             self._tell("trending", f"{self._batches} {window}")
+
+
+async def _to_the_end(statement: Coroutine[Any, Any, T]) -> T:
+    """Be cancelled after a statement, not in it: psycopg would have the server cancel it, and warns where it can't."""
+    running = asyncio.ensure_future(statement)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.gather(running, return_exceptions=True)
+        raise
 
 
 @router.get("/events", response_class=StreamingResponse, responses={200: {"content": {"text/event-stream": {}}}})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -9,13 +10,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import psycopg
 import pytest
 import requests
 from helpers import MakeWarehouse
 
 from music_pulse.errors import InputError
 from music_pulse.settings import Settings
-from serving import tokens
+from serving import events, tokens
+from serving.database import Databases
 
 PULSE = str(Path(sys.executable).with_name("pulse"))
 
@@ -83,6 +86,30 @@ def test_no_token_no_wide_bind_then_tokens_then_a_server_that_ends_in_order(puls
     assert said(pulse, "token", "revoke", "ANN")[:2] == (0, "revoked 1\n")
     code, _, error = said(pulse, "token", "revoke", "ann")
     assert (code, "'ann' has no token; pulse token list shows who has one" in error) == (2, True)
+
+
+def test_a_page_that_leaves_during_a_look_at_the_database_cancels_no_statement(
+    make_warehouse: MakeWarehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cancelled: list[bool] = []
+
+    async def cancel(*_: object, **__: object) -> None:
+        cancelled.append(True)
+
+    async def leave_and_end() -> None:
+        databases = Databases(make_warehouse())
+        source = events.Events(databases)
+        for _ in range(2):  # a new page is told anew
+            page = source.subscribe()
+            assert await anext(page) == ("database", "up")
+            await asyncio.sleep(0.1)  # the look has begun
+            await page.aclose()  # type: ignore[attr-defined]
+        await source.ended()
+
+    monkeypatch.setattr(psycopg.AsyncConnection, "cancel_safe", cancel)
+    monkeypatch.setattr(events, "_LOOK", b"select pg_sleep(0.5)::text, 'a window'")
+    asyncio.run(leave_and_end())
+    assert cancelled == []
 
 
 @pytest.mark.parametrize("name", ["", " \t", "two\nlines", "x" * 256, "a\0b", "\u202eright to left"])
