@@ -41,7 +41,7 @@ BLOCKED = "blocked"
 OLDEST = "oldest"
 """Of the metric `left_out`: when the broker got the batch's oldest event, in ms since 1970."""
 
-TRACK, ARTIST, NAME = "track", "artist", "name"
+TRACK, ARTIST = "track", "artist"
 """The kinds of rows of `window_changes` that `Changes` asks for."""
 
 _UUID = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
@@ -156,7 +156,9 @@ def window_changes(listens: DataFrame, rules: TrendingRules, *, are_few: bool = 
     * `track`, `artist`: listens and listeners to add to each of so many consecutive `windows`, from `window_start` on;
     * `track`, `slide`: how many new listens began in the slide that begins the last of the windows (came; null: that is
       told elsewhere), and the latest of them (newest);
-    * `name`: a spelling of a track (id) and its artist that came in the slide `window_start`.
+    * `name`: nothing to add.
+
+    A track's row and that of a name may tell a spelling that came in the last slide: artist_id, artist_name, track_name.
 
     Times are seconds since 1970, ids 16 bytes. On a static frame everything is new, so it counts the windows.
     """
@@ -241,7 +243,7 @@ where window_start <= last_start
 
 # Most listens are their user's only one of a track, or of an artist: they are counted by slides, as one row for all
 # windows of it, and the others window by window. Grouped first by what the state is partitioned by, so that little is
-# shuffled; and no text is aggregated, since Spark would sort for it.
+# shuffled; and texts are grouped by, not aggregated, since Spark would sort for that.
 _WINDOW_CHANGES = """
 with
 
@@ -251,18 +253,32 @@ concerned as (
 
 ),
 
+new as (
+
+    select
+        slide, window_start, last_start, listened_at, track_id, artist_id, is_track_again, is_artist_again,
+        -- Told from one block: that of the last window.
+        if(last_start = slide, struct(artist_id, artist_name, track_name), null) as spelling
+    from concerned
+    where is_new
+
+),
+
 only_ones as (
 
     select
         slide, window_start, last_start, listened_at,
         explode(
             array(
-                if(is_track_again, null, struct('track' as kind, track_id as id)),
-                if(is_artist_again, null, struct('artist' as kind, artist_id as id))
+                if(
+                    is_track_again and spelling is null,
+                    null,
+                    struct(if(is_track_again, 'name', 'track') as kind, track_id as id, spelling)
+                ),
+                if(is_artist_again, null, struct('artist' as kind, artist_id as id, null as spelling))
             )
         ) as entity
-    from concerned
-    where is_new
+    from new
 
 ),
 
@@ -270,12 +286,14 @@ by_range as (
 
     select
         slide, window_start, last_start, entity.kind, entity.id,
-        last_start = slide and entity.kind = 'track' as is_told,
+        entity.spelling.artist_id, entity.spelling.artist_name, entity.spelling.track_name,
         count(*) as listens,
         max(listened_at) as newest
     from only_ones
     where entity is not null
-    group by slide, window_start, last_start, entity.kind, entity.id
+    group by
+        slide, window_start, last_start, entity.kind, entity.id,
+        entity.spelling.artist_id, entity.spelling.artist_name, entity.spelling.track_name
 
 ),
 
@@ -344,26 +362,17 @@ by_window as (
     where new > 0
     group by window_start, kind, id
 
-),
-
-names as (
-
-    select slide, track_id, artist_id, artist_name, track_name
-    from concerned
-    where is_new and last_start = slide
-
 )
 
 select
     window_start, (last_start - window_start) div {slide} + 1 as windows, kind, id, listens, listens as listeners,
-    if(is_told, listens, null) as came, if(is_told, newest, null) as newest,
-    cast(null as binary) as artist_id, cast(null as string) as artist_name, cast(null as string) as track_name
+    if(kind = 'track' and artist_id is not null, listens, null) as came,
+    if(kind = 'track' and artist_id is not null, newest, null) as newest,
+    artist_id, artist_name, track_name
 from by_range
 union all
 select
     window_start, 1, kind, id, listens, listeners, if(kind = 'slide', came, null), if(kind = 'slide', newest, null),
     null, null, null
 from by_window
-union all
-select slide, 1, 'name', track_id, null, null, null, null, artist_id, artist_name, track_name from names
 """

@@ -23,13 +23,13 @@ from uuid import UUID
 import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
+from pgpq import ArrowToPostgresBinaryEncoder
 
 from music_pulse.database import connect, one_line
 from music_pulse.errors import DatabaseError
 from music_pulse.settings import Credentials
 from streaming.client.backoff import delays
-from streaming.transforms import ARTIST, NAME, TRACK, window_changes
+from streaming.transforms import ARTIST, TRACK, window_changes
 from streaming.trending_rules import TrendingRules
 
 if TYPE_CHECKING:
@@ -45,19 +45,19 @@ LATE = "late"
 _PATIENCE_SECONDS = 300.0
 """How long a batch waits for a database that is gone."""
 
-_ONE_PARTITION_ROWS = 20_000
-"""Rows of `window_changes`, of some 7,000 to 15,000 listens: one core counts them before two have shuffled them."""
+_FEW_LISTENS = 10_000
+"""One core counts so many before two have shuffled them."""
 
 _STAGE = """
 create temporary table if not exists trending_changes (
     window_start bigint, kind text, id uuid, listens bigint, listeners bigint, artist_name text, track_name text
 ) on commit delete rows
 """
-_COPY = "copy trending_changes from stdin (format csv)"
+_COPY = "copy trending_changes from stdin (format binary)"
 _COPY_NEW = """
 copy raw.trending_windows (
     window_start, entity_kind, entity_id, listen_count, listener_count, artist_name, track_name, window_end, updated_at
-) from stdin (format csv)
+) from stdin (format binary)
 """
 _KEY = ("window_start", "kind", "id")
 _LOCK = "lock table raw.trending_windows in share row exclusive mode"
@@ -105,7 +105,7 @@ class Changes:
     """What a batch adds: a table with a row for each window and entity, listens by slide, the newest listen."""
 
     windows: pa.Table
-    """window_start, kind, id (32 hexadecimal digits), listens, listeners, artist_name, track_name.
+    """window_start, kind, id (16 bytes), listens, listeners, artist_name, track_name.
 
     No listens: only a spelling came.
     """
@@ -117,11 +117,11 @@ class Changes:
         """Read the rows of `transforms.window_changes`; the smallest spelling, by code points, names a window."""
         kinds = pc.index_in(rows["kind"], _KINDS)
         counts = rows.set_column(rows.column_names.index("kind"), "kind", kinds).filter(pc.is_valid(kinds))
-        spellings = rows.filter(pc.equal(rows["kind"], NAME))
+        spellings = rows.filter(pc.is_valid(rows["artist_id"]))
         # Numbers are united and sorted several times as fast as texts and bytes.
         ids, (counted, tracks, artists) = _numbered(counts["id"], spellings["id"], spellings["artist_id"])
         names, (artist_names, track_names) = _numbered(spellings["artist_name"], spellings["track_name"])
-        starts = spellings["window_start"]
+        starts = _last_slide(spellings, rules)
         ranges = [
             counts.select(_COUNTED).append_column("id", counted),
             _names_by_slide(TRACK, starts, tracks, artist_names, track_names, rules),
@@ -131,13 +131,11 @@ class Changes:
         united = united.group_by(list(_KEY)).aggregate(_UNITED).rename_columns([*_KEY, *dict(_UNITED)])
         # In the order of the primary key: neighbours there go to the same page.
         united = united.sort_by([(name, "ascending") for name in _KEY])
-        digits = pa.array([id.hex() for id in ids.to_pylist()], pa.string())
-        texts = {"kind": _KINDS, "id": digits, "artist_name": names, "track_name": names}
+        values = {"kind": _KINDS, "id": ids, "artist_name": names, "track_name": names}
         columns = {name: united[name] for name in united.column_names}
-        columns |= {name: pc.take(numbered, united[name]) for name, numbered in texts.items()}
+        columns |= {name: pc.take(numbered, united[name]) for name, numbered in values.items()}
         told = rows.filter(pc.is_valid(rows["came"]))
-        back = pc.multiply(pc.subtract(told["windows"], 1), rules.slide_minutes * 60)
-        slides = pa.table({"slide": pc.add(told["window_start"], back), "came": told["came"]})
+        slides = pa.table({"slide": _last_slide(told, rules), "came": told["came"]})
         slides = slides.group_by("slide").aggregate([("came", "sum")])
         return cls(
             pa.table(columns),
@@ -149,6 +147,7 @@ class Changes:
 _UNITED = [("listens", "sum"), ("listeners", "sum"), ("artist_name", "min"), ("track_name", "min")]
 _KINDS = pa.array([ARTIST, TRACK])
 _SECONDS = pa.timestamp("s", tz="UTC")
+_TIME = pa.timestamp("us", tz="UTC")
 _COUNTED = ["window_start", "windows", "kind", "listens", "listeners"]
 
 
@@ -160,6 +159,11 @@ def _numbered(*columns: pa.ChunkedArray) -> tuple[pa.Array, list[pa.Array]]:
     ends = list(itertools.accumulate(map(len, columns)))
     parts = [numbers.slice(end - len(column), len(column)) for end, column in zip(ends, columns, strict=True)]
     return coded.dictionary.take(pc.sort_indices(coded.dictionary)), parts
+
+
+def _last_slide(ranges: pa.Table, rules: TrendingRules) -> pa.ChunkedArray:
+    """Tell which slide begins with the last window of each range."""
+    return pc.add(ranges["window_start"], pc.multiply(pc.subtract(ranges["windows"], 1), rules.slide_minutes * 60))
 
 
 def _names_by_slide(
@@ -192,10 +196,12 @@ def _each_window(ranges: pa.Table, rules: TrendingRules) -> pa.Table:
 
 
 def _copy(cursor: psycopg.Cursor, statement: str, rows: pa.Table) -> None:
-    text = pa.BufferOutputStream()
-    pa.csv.write_csv(rows, text, pa.csv.WriteOptions(include_header=False))  # nulls are bare, texts quoted
+    encoder = ArrowToPostgresBinaryEncoder(rows.schema)
     with cursor.copy(statement) as copy:
-        copy.write(text.getvalue())
+        copy.write(encoder.write_header())
+        for batch in rows.to_batches():
+            copy.write(encoder.write_batch(batch))
+        copy.write(encoder.finish())
 
 
 class TrendingSink:
@@ -224,9 +230,8 @@ class TrendingSink:
             logger.info("batch %d stands in the database already: only its state is made anew", batch_id)
             listens.write.format("noop").mode("overwrite").save()
             return
-        rows = window_changes(listens, self._rules, are_few=self._are_few).toArrow()
-        self._are_few = rows.num_rows < _ONE_PARTITION_ROWS  # of a batch known after it only
-        changes = Changes.of(rows, self._rules)
+        changes = Changes.of(window_changes(listens, self._rules, are_few=self._are_few).toArrow(), self._rules)
+        self._are_few = sum(changes.slides.values()) < _FEW_LISTENS  # of a batch known after it only
         self._patiently(lambda connection: self.write(connection, changes, batch_id))
 
     def write(self, connection: psycopg.Connection, changes: Changes, batch_id: int) -> bool:
@@ -306,13 +311,11 @@ class TrendingSink:
     def _insert(self, cursor: psycopg.Cursor, rows: pa.Table, now: datetime) -> None:
         """Write windows later than any that stands in the table: to copy them there takes half of what a merge does."""
         rows = rows.filter(pc.greater(rows["listens"], 0))
-        # Arrow takes long to write a time, and there are few: each is written once.
-        starts = rows["window_start"].unique()
-        place = pc.index_in(rows["window_start"], starts)
+        starts = rows["window_start"]
         ends = pc.add(starts, self._rules.window_minutes * 60)
-        start, end = (pc.take(times.cast(_SECONDS).cast(pa.string()), place) for times in (starts, ends))
+        start, end = (times.cast(_SECONDS).cast(_TIME) for times in (starts, ends))
         rows = rows.set_column(0, "window_start", start).append_column("window_end", end)
-        _copy(cursor, _COPY_NEW, rows.append_column("updated_at", pa.repeat(now.isoformat(), rows.num_rows)))
+        _copy(cursor, _COPY_NEW, rows.append_column("updated_at", pa.repeat(pa.scalar(now, _TIME), rows.num_rows)))
 
     def _patiently(self, step: Any) -> Any:
         """Run `step` on a connection; while the database is gone, try again with a new one."""

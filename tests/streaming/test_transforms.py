@@ -76,7 +76,7 @@ def _record(value: bytes | None, broker_time: float) -> tuple[bytes | None, date
 def changes(listens: DataFrame, rules: TrendingRules, *, are_few: bool = False) -> Counts:
     united = Changes.of(window_changes(listens, rules, are_few=are_few).toArrow(), rules).windows.to_pylist()
     return {
-        (row["window_start"], row["kind"], str(UUID(row["id"]))): Row(
+        (row["window_start"], row["kind"], str(UUID(bytes=row["id"]))): Row(
             row["artist_name"], row["track_name"], row["listens"] or 0, row["listeners"] or 0
         )
         for row in united
@@ -243,7 +243,7 @@ def test_a_batch_after_a_small_one_is_counted_as_a_few(
         return window_changes(listens, rules, are_few=are_few)
 
     monkeypatch.setattr(trending_sink, "window_changes", watched)
-    monkeypatch.setattr(trending_sink, "_ONE_PARTITION_ROWS", 60)
+    monkeypatch.setattr(trending_sink, "_FEW_LISTENS", 20)
     events = [
         sent(*(listen(START + 60 * batch, f"Track {each}", user=f"user {batch} {each}") for each in range(size)))
         for batch, size in enumerate((40, 2, 40, 2))
