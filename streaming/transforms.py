@@ -158,7 +158,7 @@ def window_changes(listens: DataFrame, rules: TrendingRules, *, are_few: bool = 
       told elsewhere), and the latest of them (newest);
     * `name`: nothing to add.
 
-    A track's row and that of a name may tell a spelling that came in the last slide: artist_id, artist_name, track_name.
+    Rows of tracks and names may tell a spelling that came in the last slide, by artist_id, artist_name and track_name.
 
     Times are seconds since 1970, ids 16 bytes. On a static frame everything is new, so it counts the windows.
     """
