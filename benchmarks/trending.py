@@ -1,8 +1,8 @@
 """The trending job's listens per second: into Postgres, beside Spark's noop sink and beside the straightforward query.
 
-One topic holds `MINUTES` of listens; each variant reads all of it, in a process (and a JVM) of its own, and the
-variants take turns. Counted are the full batches after the first one, in which the JVM warms up; the last one holds
-the few listens that are left.
+One topic holds `MINUTES` of listens; each variant reads all of it. Ours and noop do so in one JVM, a batch of the one
+and the same batch of the other by turns, since the machine's speed changes by half within minutes; the straightforward
+query has a JVM of its own. Counted are the full batches after the first one, in which the JVM warms up.
 
 * ours: the trending job as it is, into raw.trending_windows;
 * noop: the same query, its changes into Spark's noop sink;
@@ -14,12 +14,11 @@ from __future__ import annotations
 
 import json
 import random
-import statistics
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from pyspark.sql import DataFrame, SparkSession
@@ -45,41 +44,53 @@ MINUTES = 40
 SECONDS_A_PLAY = 210
 """How long a listener is busy with a track: so many listeners make so many listens."""
 _CHUNK = 10_000
-
+RUNS = 3
+PLAIN_EVENTS = 100_000
+"""Of a batch of the straightforward query: with as many as ours takes, its heap is full, and it stands still."""
 Write = Callable[[DataFrame, int], None]
 
 
-@dataclass(frozen=True)
-class Run:
-    """What a variant did."""
+_PATIENCE_SECONDS = 600
 
-    per_second: float
-    batches: int
+
+class Batch(NamedTuple):
+    """What a variant did in one go: so many listens, in so many seconds."""
+
+    listens: int
+    seconds: float
 
 
 def bench_trending(folder: Path, rows: int) -> str:
-    """Ours, noop and straightforward, in turns; and that they count the same."""
+    """Ours and noop by turns, then the straightforward query; and that it counts the same as ours."""
     settings = load_settings(home=folder, jar_cache=JARS, trending_trigger_seconds=0)
     jars = streams.fetch_jars(settings, with_spark=True)
-    found: dict[str, list[Run]] = {name: [] for name in VARIANTS}
     with streams.broker(settings) as config, warehouse(settings):
         alone(fill, config, settings.kafka_topic, rows)
-        # The slow one once: its figure needs no second decimal.
-        for number, names in enumerate((list(VARIANTS), ["noop", "ours"], ["ours", "noop"])):
-            for name in names:
-                named = settings.model_copy(update={"postgres_dbname": f"{name}_{number}"})
-                found[name].append(alone(run, name, named, config.bootstrap, jars))
-        same = _windows(settings, "ours_0") == _windows(settings, "straightforward_0")
-    rates = {name: statistics.median(run.per_second for run in runs) for name, runs in found.items()}
-    turns = {name: ", ".join(f"{run.per_second:,.0f}" for run in runs) for name, runs in found.items()}
-    lines = [[name, f"{rate:,.0f}", f"{rate / rates['ours']:.2f}", turns[name]] for name, rate in rates.items()]
+        runs = []
+        for number in range(RUNS):
+            named = settings.model_copy(update={"postgres_dbname": f"ours_{number}"})
+            runs.append(alone(run, ["ours", "noop"], named, config.bootstrap, jars))
+        plain = {"postgres_dbname": "straightforward", "trending_batch_events": PLAIN_EVENTS}
+        runs.append(alone(run, ["straightforward"], settings.model_copy(update=plain), config.bootstrap, jars))
+        same = _windows(settings, "ours_0") == _windows(settings, "straightforward")
+    found = {name: [_rate(each[name]) for each in runs if name in each] for name in VARIANTS}
+    rates = {name: _rate([batch for each in runs for batch in each.get(name, [])]) for name in VARIANTS}
+    lines = [
+        [name, f"{rate:,.0f}", f"{rate / rates['ours']:.2f}", ", ".join(f"{each:,.0f}" for each in found[name])]
+        for name, rate in rates.items()
+    ]
+    shares = [f"{ours / noop:.3f}" for ours, noop in zip(found["ours"], found["noop"], strict=True)]
     verdict = (
-        f"Ours: {rates['ours'] / rates['noop']:.3f} of noop (target: 0.9), "
+        f"Ours: {rates['ours'] / rates['noop']:.3f} of noop (target: 0.9; by runs {', '.join(shares)}), "
         f"{rates['ours'] / rates['straightforward']:.1f} × the straightforward query (2), "
         f"{rates['ours']:,.0f} listens a second (10,000); equal windows: {'yes' if same else 'NO'}."
     )
     title = f"The trending job, {rows:,} listens of {rows // (MINUTES * 60):,} a second"
-    return table_of(title, ["variant", "listens / s (median)", "of ours", "each turn"], lines, verdict)
+    return table_of(title, ["variant", "listens / s", "of ours", "each run"], lines, verdict)
+
+
+def _rate(batches: Sequence[Batch]) -> float:
+    return sum(batch.listens for batch in batches) / sum(batch.seconds for batch in batches)
 
 
 def fill(config: KafkaConfig, topic: str, events: int, minutes: int = MINUTES) -> None:
@@ -112,34 +123,78 @@ def fill(config: KafkaConfig, topic: str, events: int, minutes: int = MINUTES) -
         raise AssertionError(f"{sent} events instead of {events}")
 
 
-def run(variant: str, settings: Settings, bootstrap: str, jars: list[Path]) -> Run:
-    """Read the whole topic by one variant."""
+def run(variants: Sequence[str], settings: Settings, bootstrap: str, jars: list[Path]) -> dict[str, list[Batch]]:
+    """Read the whole topic by some variants, in turns; return the batches that count."""
     from music_pulse.embedded.java import java_home
 
     folder = settings.home / f"spark-{settings.postgres_dbname}"
     session = spark.session(
-        variant, java_home=java_home(settings.home), jars=jars, folder=folder, memory=settings.spark_memory
+        variants[0], java_home=java_home(settings.home), jars=jars, folder=folder, memory=settings.spark_memory
     )
     rules = TrendingRules.from_settings(settings)
     config = KafkaConfig.from_settings(settings, bootstrap)
+    turns = Turns(variants)
+    queries = {}
     with warehouse(settings) as filled:
-        query, write = VARIANTS[variant](session, filled, rules)
-        events = parsed(records(session, config, filled, None), rules)
-        started = (
-            query(left_out_counts(events))
-            .writeStream.outputMode("update")
-            .foreachBatch(write)
-            .option("checkpointLocation", str(folder / "checkpoint"))
-            .trigger(availableNow=True)
-            .start()
-        )
-        started.awaitTermination()
-        reports = [json.loads(progress.json) for progress in started.recentProgress]
+        for name in variants:
+            query, write = VARIANTS[name](session, filled, rules)
+            events = parsed(records(session, config, filled, None), rules)
+            queries[name] = (
+                query(left_out_counts(events))
+                .writeStream.outputMode("update")
+                .foreachBatch(turns.of(name, write))
+                .option("checkpointLocation", str(folder / name))
+                .trigger(availableNow=True)
+                .start()
+            )
+        found = {}
+        for name, started in queries.items():
+            started.awaitTermination()
+            reports = [json.loads(progress.json) for progress in started.recentProgress]
+            half = max(report["numInputRows"] for report in reports) // 2
+            found[name] = [
+                Batch(
+                    report["numInputRows"],
+                    report["durationMs"]["triggerExecution"] / 1000 - turns.waited[name, report["batchId"]],
+                )
+                for report in reports
+                if report["numInputRows"] > half
+            ][1:]
     session.stop()
-    half = max(report["numInputRows"] for report in reports) // 2
-    timed = [report for report in reports if report["numInputRows"] > half][1:]
-    seconds = sum(report["durationMs"]["triggerExecution"] for report in timed) / 1000
-    return Run(sum(report["numInputRows"] for report in timed) / seconds, len(timed))
+    return found
+
+
+class Turns:
+    """Lets one query work at a time: each batch by all of them, and who is first changes with every batch."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+        self._done = 0
+        self._changed = threading.Condition()
+        self.waited: dict[tuple[str, int], float] = {}
+        """Seconds, by query and batch."""
+
+    def of(self, name: str, write: Write) -> Write:
+        """Return `write` that waits for its turn."""
+
+        def in_turn(listens: DataFrame, number: int) -> None:
+            began = time.perf_counter()
+            with self._changed:
+                if not self._changed.wait_for(lambda: self._next() == (name, number), _PATIENCE_SECONDS):
+                    raise AssertionError(f"{name} waits in vain with batch {number}")
+            self.waited[name, number] = time.perf_counter() - began
+            try:
+                write(listens, number)
+            finally:
+                with self._changed:
+                    self._done += 1
+                    self._changed.notify_all()
+
+        return in_turn
+
+    def _next(self) -> tuple[str, int]:
+        number, place = divmod(self._done, len(self._names))
+        return (self._names if number % 2 == 0 else self._names[::-1])[place], number
 
 
 def _ours(session: SparkSession, settings: Settings, rules: TrendingRules) -> tuple[Any, Write]:

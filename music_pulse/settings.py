@@ -151,7 +151,7 @@ class Settings(BaseSettings):
         60, ge=0, le=3600, description="How far ahead of the broker a listen may be to count."
     )
     trending_trigger_seconds: float = Field(1.0, ge=0, le=60, description="Shortest time between two batches.")
-    trending_batch_events: int = Field(100_000, ge=100, description="Most events of a batch; bounds memory.")
+    trending_batch_events: int = Field(250_000, ge=100, description="Most events of a batch; bounds memory.")
 
     spark_master: str = Field(
         "local[2]", pattern=r"^(local\[([1-9][0-9]*|\*)\]|spark://\S+)$", description="Where the trending job computes."
