@@ -49,7 +49,6 @@ def create_app(settings: Settings, into: Ingest, dbt_docs: Path, registry: Colle
     metrics = ServerMetrics(registry or CollectorRegistry())
     databases = Databases(settings)
     intake = Intake(into.store, metrics)
-
     events = Events(databases)
 
     @asynccontextmanager
@@ -60,8 +59,10 @@ def create_app(settings: Settings, into: Ingest, dbt_docs: Path, registry: Colle
             try:
                 yield
             finally:
-                await events.ended()
-                intake.close()
+                try:
+                    await events.ended()
+                finally:
+                    intake.close()
 
     app = FastAPI(
         title="Music Pulse",

@@ -40,6 +40,7 @@ LOOK_SECONDS = 5.0
 HEARTBEAT_SECONDS = 15.0
 """A comment, so that neither end takes a quiet connection for a dead one."""
 RETRY_SECONDS = 1.0
+END_SECONDS = 2.0
 
 # The range lets the index find the newest window.
 _LOOK = """
@@ -94,8 +95,9 @@ class Events:
             queue.put_nowait(None)
 
     async def ended(self) -> None:
-        """Wait for listeners that nobody needs any more."""
-        await asyncio.gather(*self._leaving, return_exceptions=True)
+        """Wait for listeners that nobody needs any more, for a moment: what is asked for then is cancelled."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.gather(*self._leaving, return_exceptions=True), END_SECONDS)
 
     def _tell(self, event: str, data: str) -> None:
         if self._latest.get(event) != data:

@@ -156,7 +156,7 @@ def window_changes(listens: DataFrame, rules: TrendingRules, *, are_few: bool = 
     * `track`, `artist`: listens and listeners to add to each of so many consecutive `windows`, from `window_start` on;
     * `track`, `slide`: how many new listens began in the slide that begins the last of the windows (came; null: that is
       told elsewhere), and the latest of them (newest);
-    * `name`: nothing to add.
+    * `name`: nothing that is to be added.
 
     Rows of tracks and names may tell a spelling that came in the last slide, by artist_id, artist_name and track_name.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import psycopg
 import pytest
 import requests
-from helpers import MakeWarehouse
+from helpers import MakeWarehouse, query
 
 from music_pulse.errors import InputError
 from music_pulse.settings import Settings
@@ -92,17 +92,20 @@ def test_a_page_that_leaves_during_a_look_at_the_database_cancels_no_statement(
     make_warehouse: MakeWarehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cancelled: list[bool] = []
+    looking = "select from pg_stat_activity where state = 'active' and query like 'select pg_sleep%'"
 
     async def cancel(*_: object, **__: object) -> None:
         cancelled.append(True)
 
     async def leave_and_end() -> None:
-        databases = Databases(make_warehouse())
+        settings = make_warehouse()
+        databases = Databases(settings)
         source = events.Events(databases)
         for _ in range(2):  # a new page is told anew
             page = source.subscribe()
             assert await anext(page) == ("database", "up")
-            await asyncio.sleep(0.1)  # the look has begun
+            while not query(settings, looking):
+                await asyncio.sleep(0.01)
             await page.aclose()  # type: ignore[attr-defined]
         await source.ended()
 

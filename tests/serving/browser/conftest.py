@@ -51,12 +51,12 @@ class Site:
         """Write a trending window that has just ended, by the sink's own transaction."""
         start = int(time.time()) // 60 * 60 - 300
         rows = [
-            (start, kind, str(uuid4()), listeners + 1, listeners, artist, track if kind == "track" else None)
+            (start, kind, uuid4().bytes, listeners + 1, listeners, artist, track if kind == "track" else None)
             for track, artist, listeners in entries
             for kind in ("track", "artist")
         ]
         names = ("window_start", "kind", "id", "listens", "listeners", "artist_name", "track_name")
-        types = (pa.int64(), pa.string(), pa.string(), pa.int64(), pa.int64(), pa.string(), pa.string())
+        types = (pa.int64(), pa.string(), pa.binary(), pa.int64(), pa.int64(), pa.string(), pa.string())
         columns = {
             name: pa.array(values, kind)
             for name, kind, values in zip(names, types, zip(*rows, strict=True), strict=True)
