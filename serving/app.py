@@ -59,10 +59,8 @@ def create_app(settings: Settings, into: Ingest, dbt_docs: Path, registry: Colle
             try:
                 yield
             finally:
-                try:
-                    await events.ended()
-                finally:
-                    intake.close()
+                intake.close()
+                await events.ended()
 
     app = FastAPI(
         title="Music Pulse",
