@@ -24,6 +24,8 @@ _OPTIONS = {
     "spark.ui.retainedStages": "10",
     "spark.ui.retainedTasks": "100",
     "spark.sql.ui.retainedExecutions": "5",
+    # PySpark reads the reports of all these batches, several kilobytes of JSON each, whenever one asks for new ones.
+    "spark.sql.streaming.numRecentProgressUpdates": "8",
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.shuffle.partitions": str(SHUFFLE_PARTITIONS),
     "spark.sql.adaptive.enabled": "false",  # batches are small: planning again costs more than it saves

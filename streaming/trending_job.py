@@ -253,6 +253,9 @@ def _whole_from(begin: datetime | None, rules: TrendingRules) -> datetime | None
 
 def _follow(query: StreamingQuery, last: int, progress: Progress, left_out: LeftOut) -> int:
     """Tell of the batches after `last`; return the newest."""
+    newest = query.lastProgress
+    if newest is None or newest.batchId <= last:
+        return last
     for progressed in query.recentProgress:
         report = json.loads(progressed.json)
         # An idle query reports the batch that is yet to come, as empty.

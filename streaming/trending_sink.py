@@ -53,6 +53,8 @@ create temporary table if not exists trending_changes (
     window_start bigint, kind text, id uuid, listens bigint, listeners bigint, artist_name text, track_name text
 ) on commit delete rows
 """
+_COPY_ROWS = 20_000
+"""Are encoded at a time, while Postgres takes those before."""
 _COPY = "copy trending_changes from stdin (format binary)"
 _COPY_NEW = """
 copy raw.trending_windows (
@@ -199,7 +201,7 @@ def _copy(cursor: psycopg.Cursor, statement: str, rows: pa.Table) -> None:
     encoder = ArrowToPostgresBinaryEncoder(rows.schema)
     with cursor.copy(statement) as copy:
         copy.write(encoder.write_header())
-        for batch in rows.to_batches():
+        for batch in rows.to_batches(max_chunksize=_COPY_ROWS):
             copy.write(encoder.write_batch(batch))
         copy.write(encoder.finish())
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -13,7 +15,7 @@ from helpers import execute
 from music_pulse.database import connect
 from music_pulse.settings import Settings
 from streaming.tables import create_stream_tables
-from streaming.trending_job import _begin, _whole_from, keep_layout
+from streaming.trending_job import _begin, _follow, _whole_from, keep_layout
 from streaming.trending_rules import TrendingRules
 
 RULES = TrendingRules()
@@ -107,3 +109,21 @@ def test_after_a_longer_pause_it_begins_with_the_windows_that_were_left_open(
     assert began == watermark - 6 * MINUTE, "a clock may run a minute ahead of the broker's"
     # The first window that ends after the watermark.
     assert _whole_from(began, RULES) == watermark + timedelta(seconds=30) - 5 * MINUTE
+
+
+class QueryWithNothingNew:
+    """A query whose newest batch is known: all its reports are several hundred kilobytes."""
+
+    lastProgress = SimpleNamespace(batchId=3)  # noqa: N815
+
+    @property
+    def recentProgress(self) -> Any:  # noqa: N802
+        raise AssertionError("they are asked for without need")
+
+
+def test_reports_are_read_only_after_a_batch() -> None:
+    unused: Any = None
+    query: Any = QueryWithNothingNew()
+    assert _follow(query, 3, unused, unused) == 3
+    with pytest.raises(AssertionError, match="without need"):
+        _follow(query, 2, unused, unused)
