@@ -1,15 +1,15 @@
 """python -m benchmarks.stream_latency [--help]: how long from sending an event until its row stands in Postgres.
 
 The raw sink and the trending job by turns, each as the command runs it, with default settings, on an embedded broker
-and Postgres on the same machine; 50 and 1,000 listens a second of as many users as would make them. Ten events a second
-are probes: a probe's clock starts before it is handed to the producer, and stops when a look at the table finds it
-(the sink: its row in raw.stream_listens; trending: a window of its track, which nobody else plays); it is looked within
-20 ms of each transaction. Of the start only its length is measured: until the first probe is seen, from the command; and
-what comes in the half minute (the sink) or the two minutes (trending) after it doesn't count, for so long the JVM compiles
-what runs often. The job finds the listens of the last `--age` minutes at the same rate in the topic and catches up with
-them first, so that its state is that of a job which has run for as long: it holds no listen for more than 34 minutes. CPU
-and memory are those of the command and its children (the JVM), not of Postgres or the broker; stolen is the share of the
-machine's CPU time that its host gave to others meanwhile.
+and Postgres on the same machine; 50 and 1,000 listens a second of as many users as would make them. Ten events a
+second are probes: a probe's clock starts before it is handed to the producer, and stops when a look at the table finds
+it (the sink: its row in raw.stream_listens; trending: a window of its track, which nobody else plays); it is looked
+within 20 ms of each transaction. Of the start only its length is measured: until the first probe is seen, from the
+command; and what comes in the half minute (the sink) or the two minutes (trending) after it doesn't count, for so long
+the JVM compiles what runs often. The job finds the listens of the last `--age` minutes at the same rate in the topic
+and catches up with them first, so that its state is that of a job which has run for as long: it holds no listen for
+more than 34 minutes. CPU and memory are those of the command and its children (the JVM), not of Postgres or the
+broker; stolen is the share of the machine's CPU time that its host gave to others meanwhile.
 """
 
 from __future__ import annotations
