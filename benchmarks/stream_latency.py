@@ -208,7 +208,7 @@ class Watch:
         self.latencies: list[float] = []
         self.pending: dict[UUID, Probe] = {}
         self._connection, self._part, self._load, self._process = connection, part, load, process
-        self._seen = ""
+        self._snapshot = ""
 
     def run(self, seconds: float) -> None:
         """Look for so long."""
@@ -226,10 +226,10 @@ class Watch:
 
     def _look(self) -> None:
         # The part needs the cores: whether any transaction has ended since the last look is cheaper to ask.
-        seen = self._connection.execute("select pg_current_snapshot()::text").fetchone()[0]
-        if seen == self._seen:
+        snapshot = self._connection.execute("select pg_current_snapshot()::text").fetchone()[0]
+        if snapshot == self._snapshot:
             return
-        self._seen = seen
+        self._snapshot = snapshot
         by_track = self._part == "trending"
         for probe in self._load.take_probes():
             self.pending[probe.track_id if by_track else probe.listen_id] = probe

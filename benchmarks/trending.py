@@ -139,7 +139,7 @@ def run(variants: Sequence[str], settings: Settings, bootstrap: str, jars: list[
     session = spark.session(
         variants[0], java_home=java_home(settings.home), jars=jars, folder=folder, memory=settings.spark_memory
     )
-    session.conf.set("spark.sql.streaming.numRecentProgressUpdates", "1000")
+    session.conf.set("spark.sql.streaming.numRecentProgressUpdates", "1000")  # all batches are read at the end
     rules = TrendingRules.from_settings(settings)
     config = KafkaConfig.from_settings(settings, bootstrap)
     turns = Turns(variants)

@@ -25,6 +25,7 @@ _OPTIONS = {
     "spark.ui.retainedTasks": "100",
     "spark.sql.ui.retainedExecutions": "5",
     # PySpark reads the reports of all these batches, several kilobytes of JSON each, whenever one asks for new ones.
+    # One that is missed costs reading its batch again (left_out.py).
     "spark.sql.streaming.numRecentProgressUpdates": "8",
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.shuffle.partitions": str(SHUFFLE_PARTITIONS),
