@@ -1,10 +1,10 @@
 """The trending job's listens per second: into Postgres, beside Spark's noop sink and beside the straightforward query.
 
-One topic holds `MINUTES` of listens; each variant reads all of it. Ours and noop do so in one JVM, a batch of the one
-and the same batch of the other by turns, since the machine's speed changes by half within minutes; the straightforward
-query has a JVM of its own. Counted are the full batches after the first one, in which the JVM warms up. They share
-memory and garbage, and what Postgres does later falls into the other's turn, so what the sink costs is seen a little
-too small; a query's commit and its next plan run beside the other's batch.
+Ours and noop read one topic in one JVM by turns, since the machine's speed changes by half within minutes: `WARM_UP`
+batches of each don't count, as the JVM compiles; then `TURN` batches of the one, of the other, of the other again and
+of the one. A turn ends when its last batch is written; ours writes the others beside the next one. The two share memory
+and garbage, and what Postgres does later (a checkpoint, say) falls into the other's turn. Ours and the straightforward
+query read a smaller topic, each in a JVM of its own, of which the first batch doesn't count.
 
 * ours: the trending job as it is, into raw.trending_windows;
 * noop: the same query, its changes into Spark's noop sink;
@@ -16,13 +16,12 @@ from __future__ import annotations
 
 import json
 import random
-import statistics
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-from uuid import UUID
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812
@@ -35,70 +34,95 @@ from music_pulse.database import connect
 from music_pulse.settings import Settings, load_settings
 from music_pulse.stack import warehouse
 from streaming import spark
-from streaming.client import BulkProducer, BytesSerializer, KafkaConfig
+from streaming.client import BulkProducer, BytesSerializer, KafkaConfig, ensure_topics, listen_topics
 from streaming.events import EventBuilder
 from streaming.transforms import counted, left_out_counts, parsed, recent_listens, window_changes
 from streaming.trending_job import records
 from streaming.trending_rules import TrendingRules
 from streaming.trending_sink import TrendingSink
 
+BATCHES = 4
+"""Of the smaller topic, full ones of ours."""
 MINUTES = 40
-"""Longer than the state holds listens: the last batches find it full."""
+"""Of the smaller topic: longer than the state holds listens, so the last batches find it full."""
+WARM_UP = 2
+TURN = 4
+TURNS = 2
+"""Of each of the two, in a run."""
 SECONDS_A_PLAY = 210
 """How long a listener is busy with a track: so many listeners make so many listens."""
 _CHUNK = 10_000
 RUNS = 3
 PLAIN_EVENTS = 100_000
 """Of a batch of the straightforward query: with 250,000 its heap was full, and it had not ended after ten minutes."""
-_LEAST_BATCHES = 4
-_PATIENCE_SECONDS = 600
-"""How long a variant waits for its turn: a batch of another may have failed."""
+_PATIENCE_SECONDS = 900
+"""How long a variant waits for its turn: another may hang."""
 
 Write = Callable[[DataFrame, int], None]
 
 
-class Batch(NamedTuple):
-    """What a variant did in one go: so many listens, in so many seconds."""
+class Measured(NamedTuple):
+    """What a variant did: so many listens, in so many seconds."""
 
     listens: int
     seconds: float
 
 
+class Schedule(NamedTuple):
+    """How many batches of each don't count, how many make a turn, and how many turns each has."""
+
+    warm_up: int
+    turn: int
+    turns: int
+
+
 def bench_trending(folder: Path, rows: int) -> str:
-    """Ours and noop by turns, then the straightforward query; and that it counts the same as ours."""
+    """Ours and the straightforward query on `rows` listens, and that they count the same; ours and noop on more."""
     settings = load_settings(home=folder, jar_cache=JARS, trending_trigger_seconds=0)
-    events = min(settings.trending_batch_events, rows // _LEAST_BATCHES)
-    settings = settings.model_copy(update={"trending_batch_events": events})
+    events = min(settings.trending_batch_events, rows // BATCHES)
     jars = streams.fetch_jars(settings, with_spark=True)
     with streams.broker(settings) as config, warehouse(settings):
+
+        def reads(names: Sequence[str], schedule: Schedule, **changes: Any) -> dict[str, Measured]:
+            return alone(run, names, schedule, settings.model_copy(update=changes), config.bootstrap, jars)
+
         alone(fill, config, settings.kafka_topic, rows)
-        runs = []
+        singly: dict[str, Measured] = {}
+        for name, size in (("ours", events), ("straightforward", min(events, PLAIN_EVENTS))):
+            changes = {"postgres_dbname": name, "trending_batch_events": size}
+            singly |= reads([name], Schedule(1, rows // size - 1, 1), **changes)
+        same = _windows(settings, "ours") == _windows(settings, "straightforward")
+        longer = f"{settings.kafka_topic}-longer"
+        ensure_topics(config, listen_topics(config, longer, settings.kafka_partitions))
+        batches = WARM_UP + TURN * TURNS
+        alone(fill, config, longer, events * batches, MINUTES * batches // BATCHES)
+        changes = {"kafka_topic": longer, "trending_batch_events": events}
+        by_turns = []
         for number in range(RUNS):
-            named = settings.model_copy(update={"postgres_dbname": f"ours_{number}"})
-            runs.append(alone(run, ["ours", "noop"], named, config.bootstrap, jars))
-        plain = {"postgres_dbname": "straightforward", "trending_batch_events": PLAIN_EVENTS}
-        runs.append(alone(run, ["straightforward"], settings.model_copy(update=plain), config.bootstrap, jars))
-        same = _windows(settings, "ours_0") == _windows(settings, "straightforward")
-    found = {name: [_rate(each[name]) for each in runs if name in each] for name in VARIANTS}
-    rates = {name: _rate([batch for each in runs for batch in each.get(name, [])]) for name in VARIANTS}
-    lines = [
-        [name, f"{rate:,.0f}", f"{rate / rates['ours']:.2f}", ", ".join(f"{each:,.0f}" for each in found[name])]
-        for name, rate in rates.items()
-    ]
-    shares = [ours / noop for ours, noop in zip(found["ours"], found["noop"], strict=True)]
+            names = ["ours", "noop"] if number % 2 == 0 else ["noop", "ours"]
+            by_turns.append(reads(names, Schedule(WARM_UP, TURN, TURNS), **changes, postgres_dbname=f"turns_{number}"))
+    found = {name: [each[name] for each in by_turns] for name in ("ours", "noop")}
+    lines = [[f"{name}, by turns", *_cells(runs)] for name, runs in found.items()]
+    lines += [[f"{name}, alone", *_cells([measured])] for name, measured in singly.items()]
+    shares = [_rate([ours]) / _rate([noop]) for ours, noop in zip(*found.values(), strict=True)]
+    rate = _rate(found["ours"])
     verdict = (
-        f"Ours: {statistics.median(shares):.3f} of noop (target: 0.9; "
+        f"Ours: {rate / _rate(found['noop']):.3f} of noop (target: 0.9; "
         f"by runs {', '.join(f'{share:.3f}' for share in shares)}), "
-        f"{rates['ours'] / rates['straightforward']:.1f} × the straightforward query (2), "
-        f"{rates['ours']:,.0f} listens a second (10,000); equal windows: {'yes' if same else 'NO'}. "
+        f"{_rate([singly['ours']]) / _rate([singly['straightforward']]):.1f} × the straightforward query (2), "
+        f"{rate:,.0f} listens a second (10,000); equal windows: {'yes' if same else 'NO'}. "
         f"At most {events:,} listens a batch, {PLAIN_EVENTS:,} of the straightforward query."
     )
-    title = f"The trending job, {rows:,} listens of {rows // (MINUTES * 60):,} a second"
-    return table_of(title, ["variant", "listens / s", "of ours", "each run"], lines, verdict)
+    title = f"The trending job, {rows:,} and {events * batches:,} listens of {rows // (MINUTES * 60):,} a second"
+    return table_of(title, ["variant", "listens / s", "each run"], lines, verdict)
 
 
-def _rate(batches: Sequence[Batch]) -> float:
-    return sum(batch.listens for batch in batches) / sum(batch.seconds for batch in batches)
+def _cells(runs: Sequence[Measured]) -> list[str]:
+    return [f"{_rate(runs):,.0f}", ", ".join(f"{_rate([measured]):,.0f}" for measured in runs)]
+
+
+def _rate(runs: Sequence[Measured]) -> float:
+    return sum(measured.listens for measured in runs) / sum(measured.seconds for measured in runs)
 
 
 def fill(config: KafkaConfig, topic: str, events: int, minutes: int = MINUTES) -> None:
@@ -131,27 +155,29 @@ def fill(config: KafkaConfig, topic: str, events: int, minutes: int = MINUTES) -
         raise AssertionError(f"{sent} events instead of {events}")
 
 
-def run(variants: Sequence[str], settings: Settings, bootstrap: str, jars: list[Path]) -> dict[str, list[Batch]]:
-    """Read the whole topic by some variants, in turns; return the batches that count."""
+def run(
+    names: Sequence[str], schedule: Schedule, settings: Settings, bootstrap: str, jars: list[Path]
+) -> dict[str, Measured]:
+    """Read the whole topic by some variants, in turns; return what these took."""
     from music_pulse.embedded.java import java_home
 
     folder = settings.home / f"spark-{settings.postgres_dbname}"
     session = spark.session(
-        variants[0], java_home=java_home(settings.home), jars=jars, folder=folder, memory=settings.spark_memory
+        names[0], java_home=java_home(settings.home), jars=jars, folder=folder, memory=settings.spark_memory
     )
     session.conf.set("spark.sql.streaming.numRecentProgressUpdates", "1000")  # all batches are read at the end
     rules = TrendingRules.from_settings(settings)
     config = KafkaConfig.from_settings(settings, bootstrap)
-    turns = Turns(variants)
+    turns = Turns(names, schedule)
     queries = {}
     with warehouse(settings) as filled:
-        for name in variants:
-            query, write = VARIANTS[name](session, filled, rules)
+        for name in names:
+            variant = VARIANTS[name](session, filled, rules, folder / name)
             events = parsed(records(session, config, filled, None), rules)
             queries[name] = (
-                query(left_out_counts(events))
+                variant.query(left_out_counts(events))
                 .writeStream.outputMode("update")
-                .foreachBatch(turns.of(name, write))
+                .foreachBatch(turns.of(name, variant))
                 .option("checkpointLocation", str(folder / name))
                 .trigger(availableNow=True)
                 .start()
@@ -160,70 +186,91 @@ def run(variants: Sequence[str], settings: Settings, bootstrap: str, jars: list[
         for name, started in queries.items():
             started.awaitTermination()
             reports = [json.loads(progress.json) for progress in started.recentProgress]
-            half = max(report["numInputRows"] for report in reports) // 2
-            found[name] = [
-                Batch(
-                    report["numInputRows"],
-                    report["durationMs"]["triggerExecution"] / 1000 - turns.waited[name, report["batchId"]],
-                )
-                for report in reports
-                if report["numInputRows"] > half
-            ][1:]
+            counted_ones = range(schedule.warm_up, schedule.warm_up + schedule.turn * schedule.turns)
+            listens = sum(report["numInputRows"] for report in reports if report["batchId"] in counted_ones)
+            found[name] = Measured(listens, turns.seconds[name])
     session.stop()
     return found
 
 
 class Turns:
-    """Lets one query write at a time: each batch by all of them, and who is first changes with every batch."""
+    """Lets one query write at a time, for some batches: who had the last turn has the next one, too."""
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self._names = names
-        self._done = 0
-        self._has_failed = False
+    def __init__(self, names: Sequence[str], schedule: Schedule) -> None:
+        first = range(schedule.warm_up)
+        starts = (schedule.warm_up + schedule.turn * number for number in range(schedule.turns))
+        spans = [first, *(range(start, start + schedule.turn) for start in starts)]
+        self._turns = deque(
+            (name, span) for number, span in enumerate(spans) for name in (names if number % 2 == 0 else names[::-1])
+        )
+        self._warm_up = first
+        self._failure: str | None = None
         self._changed = threading.Condition()
-        self.waited: dict[tuple[str, int], float] = {}
-        """Seconds, by query and batch."""
+        self.seconds: dict[str, float] = dict.fromkeys(names, 0.0)
+        """Of a query's turns after the first one."""
 
-    def of(self, name: str, write: Write) -> Write:
-        """Return `write` that waits for its turn."""
+    def of(self, name: str, variant: Variant) -> Write:
+        """Return what writes a batch of `variant` when its turn has come."""
+        began = 0.0
 
         def in_turn(listens: DataFrame, number: int) -> None:
-            began = time.perf_counter()
-            with self._changed:
-                self._changed.wait_for(lambda: self._has_failed or self._next() == (name, number), _PATIENCE_SECONDS)
-                if self._next() != (name, number):
-                    raise AssertionError(f"{name} waits in vain with batch {number}")
-            self.waited[name, number] = time.perf_counter() - began
+            nonlocal began
+            self._wait(name, number)
+            if not self._turns:  # the rest of the topic, a few listens
+                variant.write(listens, number)
+                variant.flush()
+                return
+            span = self._turns[0][1]
+            if number == span[0]:
+                began = time.perf_counter()
             try:
-                write(listens, number)
+                variant.write(listens, number)
+                if number == span[-1]:
+                    variant.flush()
             except BaseException:
-                self._has_failed = True
+                self._failure = name
                 raise
             finally:
                 with self._changed:
-                    self._done += not self._has_failed
+                    if number == span[-1]:
+                        self.seconds[name] += 0.0 if span == self._warm_up else time.perf_counter() - began
+                        self._turns.popleft()
                     self._changed.notify_all()
 
         return in_turn
 
-    def _next(self) -> tuple[str, int]:
-        number, place = divmod(self._done, len(self._names))
-        return (self._names if number % 2 == 0 else self._names[::-1])[place], number
+    def _wait(self, name: str, number: int) -> None:
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._failure or self._is_on(name, number), _PATIENCE_SECONDS):
+                raise AssertionError(f"{name} waits in vain with batch {number}")
+            if self._failure:
+                raise AssertionError(f"{name}: {self._failure} has failed")
+
+    def _is_on(self, name: str, number: int) -> bool:
+        return not self._turns or (self._turns[0][0] == name and number in self._turns[0][1])
 
 
-def _ours(session: SparkSession, settings: Settings, rules: TrendingRules) -> tuple[Any, Write]:
-    sink = TrendingSink(settings.credentials("loader"), rules, UUID(int=1))
-    return lambda events: recent_listens(counted(events), rules), sink
+class Variant(NamedTuple):
+    """A query on the parsed events, what writes a batch of it, and what waits until all are written."""
+
+    query: Callable[[DataFrame], DataFrame]
+    write: Write
+    flush: Callable[[], object]
 
 
-def _noop(session: SparkSession, settings: Settings, rules: TrendingRules) -> tuple[Any, Write]:
+def _ours(session: SparkSession, settings: Settings, rules: TrendingRules, checkpoint: Path) -> Variant:
+    sink = TrendingSink(settings.credentials("loader"), rules, checkpoint)
+    return Variant(lambda events: recent_listens(counted(events), rules), sink, sink.flush)
+
+
+def _noop(session: SparkSession, settings: Settings, rules: TrendingRules, checkpoint: Path) -> Variant:
     def write(listens: DataFrame, number: int) -> None:
         window_changes(listens, rules).write.format("noop").mode("overwrite").save()
 
-    return lambda events: recent_listens(counted(events), rules), write
+    return Variant(lambda events: recent_listens(counted(events), rules), write, lambda: None)
 
 
-def _straightforward(session: SparkSession, settings: Settings, rules: TrendingRules) -> tuple[Any, Write]:
+def _straightforward(session: SparkSession, settings: Settings, rules: TrendingRules, checkpoint: Path) -> Variant:
     for name, value in (
         ("spark.sql.shuffle.partitions", "200"),
         ("spark.sql.streaming.stateStore.providerClass", _SPARK_DEFAULT_STORE),
@@ -240,7 +287,7 @@ def _straightforward(session: SparkSession, settings: Settings, rules: TrendingR
                     copy.write_row(list(row.values()))
             cursor.execute(_UPSERT)
 
-    return lambda events: _guide_windows(counted(events), rules), write
+    return Variant(lambda events: _guide_windows(counted(events), rules), write, lambda: None)
 
 
 _SPARK_DEFAULT_STORE = "org.apache.spark.sql.execution.streaming.state.HDFSBackedStateStoreProvider"
@@ -302,7 +349,7 @@ def _guide_windows(listens: DataFrame, rules: TrendingRules) -> DataFrame:
     )
 
 
-VARIANTS: dict[str, Callable[[SparkSession, Settings, TrendingRules], tuple[Any, Write]]] = {
+VARIANTS: dict[str, Callable[[SparkSession, Settings, TrendingRules, Path], Variant]] = {
     "ours": _ours,
     "noop": _noop,
     "straightforward": _straightforward,

@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
 import psycopg
 
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _LAYOUT = 2
-"""Of the state. With another one Spark can't go on."""
+"""Of the state, and of a kept batch. With another one Spark can't go on."""
 _FETCH_WAIT_MS = 5
 _POLL_SECONDS = 0.25
 _STOP_SECONDS = 30
@@ -96,6 +95,10 @@ def run_trending(
         create_stream_tables(connection)
         begin = _begin(connection, checkpoint, rules)
         blocklist = read_blocklist(connection, settings)
+    sink = TrendingSink(
+        settings.credentials("loader"), rules, checkpoint, whole_from=_whole_from(begin, rules), stop=stop
+    )
+    sink.catch_up()
     session = spark.session(
         "trending",
         java_home=java_home,
@@ -105,17 +108,6 @@ def run_trending(
         master=settings.spark_master,
         driver_host=settings.spark_driver_host,
     )
-    sink: TrendingSink | None = None
-
-    def write(batch: DataFrame, batch_id: int) -> None:
-        nonlocal sink
-        if sink is None:
-            query_id = UUID(json.loads((checkpoint / "metadata").read_text(encoding="utf-8"))["id"])
-            sink = TrendingSink(
-                settings.credentials("loader"), rules, query_id, whole_from=_whole_from(begin, rules), stop=stop
-            )
-        sink(batch, batch_id)
-
     source = with_json_values(records(session, config, settings, begin), settings)
 
     def start() -> StreamingQuery:
@@ -126,7 +118,7 @@ def run_trending(
             .outputMode("update")
             .option("checkpointLocation", str(checkpoint))
             .trigger(processingTime=f"{settings.trending_trigger_seconds} seconds")
-            .foreachBatch(write)
+            .foreachBatch(sink)
             .start()
         )
 
@@ -138,7 +130,7 @@ def run_trending(
     last, next_look = -1, time.monotonic() + _BLOCKLIST_SECONDS
     try:
         left_out.catch_up()
-        while query.isActive and not stop.wait(_POLL_SECONDS):
+        while query.isActive and not sink.has_failed and not stop.wait(_POLL_SECONDS):
             newest = _follow(query, last, progress, left_out)
             if newest > last:
                 archiver.after_batch()
@@ -154,6 +146,7 @@ def run_trending(
     finally:
         _end(query)
         try:
+            sink.close()
             _follow(query, last, progress, left_out)
             archiver.look()
         finally:

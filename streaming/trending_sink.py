@@ -7,16 +7,23 @@ its plan still runs: without that, Spark's state would not be committed.
 
 The ledger is keyed by the query's id, which stands in the checkpoint: batches of a new checkpoint are new again. Such
 a query has no state of what came before it, so it writes only windows that it sees whole, and these from nothing.
+
+While there is a backlog, a batch is written beside Spark's work on the next one. Spark has committed it by then, and
+won't repeat it; so what is to be written stands in the checkpoint until then, for the next start.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import threading
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -29,6 +36,7 @@ from music_pulse.database import connect, one_line
 from music_pulse.errors import DatabaseError
 from music_pulse.settings import Credentials
 from streaming.client.backoff import delays
+from streaming.kept_batch import KeptBatch
 from streaming.transforms import ARTIST, TRACK, window_changes
 from streaming.trending_rules import TrendingRules
 
@@ -46,7 +54,7 @@ _PATIENCE_SECONDS = 300.0
 """How long a batch waits for a database that is gone."""
 
 _FEW_LISTENS = 10_000
-"""One core counts so many before two have shuffled them."""
+"""One core counts so many before two have shuffled them; and they are written before another batch begins."""
 
 _STAGE = """
 create temporary table if not exists trending_changes (
@@ -207,34 +215,71 @@ def _copy(cursor: psycopg.Cursor, statement: str, rows: pa.Table) -> None:
 
 
 class TrendingSink:
-    """Writes batches for `foreachBatch`; holds one connection, and makes a new one when the database comes back."""
+    """Writes batches for `foreachBatch`; holds one connection, and makes a new one when the database comes back.
+
+    The checkpoint names the query, and holds the batch that Spark may have committed and Postgres has not.
+    """
 
     def __init__(
         self,
         login: Credentials,
         rules: TrendingRules,
-        query_id: UUID,
+        checkpoint: Path,
         *,
         whole_from: datetime | None = None,
         stop: threading.Event | None = None,
     ) -> None:
         self._login = login
         self._rules = rules
-        self._query_id = query_id
+        self._checkpoint = checkpoint
+        self._kept = KeptBatch(checkpoint / "kept.arrow")
         self._whole_from = whole_from
         self._stop = stop or threading.Event()
         self._connection: psycopg.Connection | None = None
+        self._last = -1
         self._are_few = False
+        self._beside = ThreadPoolExecutor(1, "trending-sink")
+        self._writing: Future[None] | None = None
+
+    def catch_up(self) -> None:
+        """Write what an earlier run kept and didn't write, before its query starts anew. Raises what `flush` raises."""
+        if (kept := self._kept.read()) is not None:
+            self._write_kept(*kept)
+        if (self._checkpoint / "metadata").exists():
+            self._last = self._patiently(self._last_batch)
 
     def __call__(self, listens: DataFrame, batch_id: int) -> None:
-        """Write one batch of `transforms.recent_listens`. Raises `DatabaseError` after minutes without a database."""
-        if self._patiently(lambda connection: self._last_batch(connection)) >= batch_id:
+        """Write one batch of `transforms.recent_listens`, or begin to. Raises what `flush` raises."""
+        if batch_id <= self._last:
             logger.info("batch %d stands in the database already: only its state is made anew", batch_id)
             listens.write.format("noop").mode("overwrite").save()
             return
-        changes = Changes.of(window_changes(listens, self._rules, are_few=self._are_few).toArrow(), self._rules)
-        self._are_few = sum(changes.slides.values()) < _FEW_LISTENS  # of a batch known after it only
-        self._patiently(lambda connection: self.write(connection, changes, batch_id))
+        rows = window_changes(listens, self._rules, are_few=self._are_few).toArrow()
+        self._are_few = (pc.sum(rows["came"]).as_py() or 0) < _FEW_LISTENS  # of a batch known after it only
+        self.flush()
+        if self._are_few:
+            self._write(rows, batch_id)
+        else:
+            self._kept.keep(rows, batch_id)
+            self._writing = self._beside.submit(self._write_kept, rows, batch_id)
+        self._last = batch_id
+
+    def flush(self) -> None:
+        """Wait until all batches are written. Raises `DatabaseError` after minutes without a database."""
+        if self._writing is not None:
+            self._writing.result()
+            self._writing = None
+
+    @cached_property
+    def query_id(self) -> UUID:
+        """Of the checkpoint, once a query has started there."""
+        return UUID(json.loads((self._checkpoint / "metadata").read_text(encoding="utf-8"))["id"])
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether a batch could not be written: `flush` tells why."""
+        writing = self._writing  # another thread's
+        return writing is not None and writing.done() and writing.exception() is not None
 
     def write(self, connection: psycopg.Connection, changes: Changes, batch_id: int) -> bool:
         """Write in one transaction; return whether the batch was new."""
@@ -256,18 +301,30 @@ class TrendingSink:
             )
             self._merge(connection, rows)
             if late:
-                connection.execute(COUNT_LEFT_OUT, [self._query_id, batch_id, LATE, late])
+                connection.execute(COUNT_LEFT_OUT, [self.query_id, batch_id, LATE, late])
             connection.execute(
-                _SAVE, {"query_id": self._query_id, "batch_id": batch_id, "watermark": self._watermark(changes)}
+                _SAVE, {"query_id": self.query_id, "batch_id": batch_id, "watermark": self._watermark(changes)}
             )
             newest = pc.max(rows["window_start"]).as_py() or 0
             connection.execute("select pg_notify(%s, %s)", [CHANNEL, str(newest)])
         return True
 
     def close(self) -> None:
-        """Close the connection."""
-        if self._connection is not None:
-            self._connection.close()
+        """Write what is begun, and close the connection. Raises what `flush` raises."""
+        try:
+            self.flush()
+        finally:
+            self._beside.shutdown()
+            if self._connection is not None:
+                self._connection.close()
+
+    def _write_kept(self, rows: pa.Table, batch_id: int) -> None:
+        self._write(rows, batch_id)
+        self._kept.remove()
+
+    def _write(self, rows: pa.Table, batch_id: int) -> None:
+        changes = Changes.of(rows, self._rules)
+        self._patiently(lambda connection: self.write(connection, changes, batch_id))
 
     def _first_end(self, slide: int) -> int:
         """Return when the oldest window with the listens of `slide` ends: if it is closed, they are late for it."""
@@ -282,18 +339,18 @@ class TrendingSink:
         connection.execute(
             "insert into raw.trending_ledger (query_id, batch_id, whole_from, updated_at) values (%s, -1, %s, now())"
             " on conflict do nothing",
-            [self._query_id, self._whole_from],
+            [self.query_id, self._whole_from],
         )
         row = connection.execute(
             "select batch_id, watermark, whole_from from raw.trending_ledger where query_id = %s for update",
-            [self._query_id],
+            [self.query_id],
         ).fetchone()
         assert row is not None
         return row[0], row[1], row[2]
 
     def _last_batch(self, connection: psycopg.Connection) -> int:
         statement = "select batch_id from raw.trending_ledger where query_id = %s"
-        row = connection.execute(statement, [self._query_id]).fetchone()
+        row = connection.execute(statement, [self.query_id]).fetchone()
         return -1 if row is None else int(row[0])
 
     def _merge(self, connection: psycopg.Connection, rows: pa.Table) -> None:

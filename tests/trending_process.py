@@ -17,11 +17,18 @@ from music_pulse import streams
 from music_pulse.embedded.java import java_home
 from music_pulse.settings import PROJECT_ROOT, Settings
 
-MOMENTS = ("before the commit", "between the commits", "before it is told", "between batches")
+MOMENTS = (
+    "before the commit",
+    "between the commits",
+    "beside the next batch",
+    "before it is told",
+    "between batches",
+)
+"""Beside the next batch: Spark has committed it, and works on the next one, before it is written."""
 
 _JOB = """
-import os, signal, sys
-from streaming import trending_job
+import os, signal, sys, threading
+from streaming import trending_job, trending_sink
 from streaming.trending_sink import TrendingSink
 
 moment, number = sys.argv.pop(1), int(sys.argv.pop(1))
@@ -43,6 +50,19 @@ if moment == "before the commit":
     TrendingSink._merge = dies(TrendingSink._merge)
 if moment == "between the commits":
     TrendingSink.write = dies(TrendingSink.write)
+if moment == "beside the next batch":
+    trending_sink._FEW_LISTENS = 0
+    honest_write, honest_flush = TrendingSink.write, TrendingSink.flush
+    def write(self, *arguments):
+        written.append(arguments)
+        if len(written) == number:
+            threading.Event().wait()
+        return honest_write(self, *arguments)
+    def flush(self):
+        if len(written) == number:
+            die()
+        honest_flush(self)
+    TrendingSink.write, TrendingSink.flush = write, flush
 if moment == "before it is told":
     trending_job.LeftOut.record = die
 if moment == "between batches":

@@ -232,8 +232,9 @@ def test_a_few_listens_are_counted_without_a_shuffle(spark: SparkSession, are_fe
 
 
 def test_a_batch_after_a_small_one_is_counted_as_a_few(
-    spark: SparkSession, warehouse: Settings, monkeypatch: pytest.MonkeyPatch
+    spark: SparkSession, warehouse: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    (tmp_path / "metadata").write_text(json.dumps({"id": str(UUID(int=1))}), encoding="utf-8")
     with connect(warehouse.credentials("loader"), autocommit=True) as connection:
         create_stream_tables(connection)
     taken: list[bool] = []
@@ -248,7 +249,7 @@ def test_a_batch_after_a_small_one_is_counted_as_a_few(
         sent(*(listen(START + 60 * batch, f"Track {each}", user=f"user {batch} {each}") for each in range(size)))
         for batch, size in enumerate((40, 2, 40, 2))
     ]
-    with closing(trending_sink.TrendingSink(warehouse.credentials("loader"), RULES, UUID(int=1))) as sink:
+    with closing(trending_sink.TrendingSink(warehouse.credentials("loader"), RULES, tmp_path)) as sink:
         for number, each in enumerate(events):
             sink(new_listens(spark, each), number)
     assert taken == [False, False, True, False]

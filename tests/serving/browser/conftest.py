@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from uuid import uuid4
 
 import pyarrow as pa
@@ -44,8 +46,8 @@ class Site:
 
     address: str
     settings: Settings
-    batches: int = field(default=0)
-    query_id: object = field(default_factory=uuid4)
+    checkpoint: Path
+    batches: int = 0
 
     def window(self, *entries: Entry) -> None:
         """Write a trending window that has just ended, by the sink's own transaction."""
@@ -61,7 +63,7 @@ class Site:
             name: pa.array(values, kind)
             for name, kind, values in zip(names, types, zip(*rows, strict=True), strict=True)
         }
-        sink = TrendingSink(self.settings.credentials("loader"), TrendingRules(), self.query_id)  # type: ignore[arg-type]
+        sink = TrendingSink(self.settings.credentials("loader"), TrendingRules(), self.checkpoint)
         with connect(self.settings.credentials("loader"), autocommit=True) as connection:
             assert sink.write(connection, Changes(pa.table(columns), {}, start + 300), self.batches)
         self.batches += 1
@@ -88,8 +90,10 @@ def site(make_warehouse: MakeWarehouse, tmp_path_factory: pytest.TempPathFactory
     settings = make_warehouse()
     load(settings, tmp_path_factory.mktemp("loads"), [*sample_lines(), *HOSTILE])
     build(settings)
+    checkpoint = tmp_path_factory.mktemp("checkpoint")
+    (checkpoint / "metadata").write_text(json.dumps({"id": str(uuid4())}), encoding="utf-8")
     with ingest(settings, name="page") as into, running(settings, into) as address:
-        yield Site(address, settings)
+        yield Site(address, settings, checkpoint)
 
 
 @pytest.fixture(scope="module")

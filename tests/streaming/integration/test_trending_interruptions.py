@@ -207,7 +207,7 @@ def test_killed_at_every_moment_and_without_its_checkpoint(
 ) -> None:
     send(settings, built([listen(int(time.time()) - 25 * 60, "One", "Can", user="ann")]))
     send(settings, sendings(1))
-    for moment in ("before the commit", "between the commits", "between batches"):
+    for moment in ("beside the next batch", "between the commits", "between batches"):
         life = launch(moment, 2)
         life.wait_killed()
     assert "stands in the database already" in life.log

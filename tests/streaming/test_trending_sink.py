@@ -1,0 +1,189 @@
+"""A batch written beside Spark's next one: kept until it is in Postgres, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from uuid import UUID, uuid4
+
+import pyarrow as pa
+import pytest
+from helpers import MakeWarehouse, query
+
+from music_pulse.database import connect
+from music_pulse.errors import DatabaseError
+from music_pulse.settings import Settings
+from streaming import trending_sink
+from streaming.client.errors import StreamError
+from streaming.kept_batch import KeptBatch
+from streaming.tables import create_stream_tables
+from streaming.trending_rules import TrendingRules
+from streaming.trending_sink import TrendingSink
+
+RULES = TrendingRules()
+START = 1_700_000_040 // 60 * 60
+ARTIST, TRACK = uuid4(), uuid4()
+SCHEMA = pa.schema(
+    {
+        "window_start": pa.int64(),
+        "windows": pa.int64(),
+        "kind": pa.string(),
+        "id": pa.binary(),
+        "listens": pa.int64(),
+        "listeners": pa.int64(),
+        "came": pa.int64(),
+        "newest": pa.int64(),
+        "artist_id": pa.binary(),
+        "artist_name": pa.string(),
+        "track_name": pa.string(),
+    }
+)
+"""Of `transforms.window_changes`."""
+
+
+@pytest.fixture
+def settings(make_warehouse: MakeWarehouse) -> Settings:
+    made = make_warehouse()
+    with connect(made.credentials("loader"), autocommit=True) as connection:
+        create_stream_tables(connection)
+    return made
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A checkpoint whose query has started."""
+    (tmp_path / "metadata").write_text(json.dumps({"id": str(uuid4())}), encoding="utf-8")
+    return tmp_path
+
+
+@pytest.fixture
+def small_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever has a listen is written beside the next batch."""
+    monkeypatch.setattr(trending_sink, "_FEW_LISTENS", 1)
+    monkeypatch.setattr(trending_sink, "window_changes", lambda batch, rules, are_few: batch)
+
+
+def rows(listens: int, start: int = START) -> pa.Table:
+    """What leaves Spark for some listens of one track, each of another user, in the last window of a slide."""
+    window = {"window_start": start, "windows": 1, "listens": listens, "listeners": listens}
+    names = {"artist_id": ARTIST.bytes, "artist_name": "Can", "track_name": "Vitamin C"}
+    return pa.Table.from_pylist(
+        [
+            {**window, "kind": "track", "id": TRACK.bytes, "came": listens, "newest": start + 10, **names},
+            {**window, "kind": "artist", "id": ARTIST.bytes},
+        ],
+        schema=SCHEMA,
+    )
+
+
+def batch(listens: int) -> Any:
+    """A batch as Spark hands it over, its changes worked out."""
+    return SimpleNamespace(toArrow=lambda: rows(listens))
+
+
+def sink_of(settings: Settings, checkpoint: Path, stop: threading.Event | None = None) -> TrendingSink:
+    return TrendingSink(settings.credentials("loader"), RULES, checkpoint, stop=stop)
+
+
+def written(settings: Settings) -> tuple[list[Any], list[Any]]:
+    """Return the windows that have listens, and the ledger."""
+    windows = query(settings, "select entity_id, listen_count, listener_count from raw.trending_windows order by 2, 1")
+    return windows, query(settings, "select query_id, batch_id from raw.trending_ledger")
+
+
+def both(listens: int) -> list[tuple[UUID, int, int]]:
+    return sorted((each, listens, listens) for each in (ARTIST, TRACK))
+
+
+def test_what_was_kept_is_written_once(settings: Settings, checkpoint: Path) -> None:
+    KeptBatch(checkpoint / "kept.arrow").keep(rows(3), 7)
+    for _ in range(2):
+        with closing(sink_of(settings, checkpoint)) as sink:
+            sink.catch_up()
+            assert written(settings) == (both(3), [(sink.query_id, 7)])
+
+
+def test_a_kill_between_writing_it_and_removing_it_writes_it_no_second_time(
+    settings: Settings, checkpoint: Path
+) -> None:
+    kept = KeptBatch(checkpoint / "kept.arrow")
+    for _ in range(2):
+        kept.keep(rows(3), 7)
+        with closing(sink_of(settings, checkpoint)) as sink:
+            sink.catch_up()
+            assert written(settings) == (both(3), [(sink.query_id, 7)])
+        assert kept.read() is None
+
+
+def test_a_new_checkpoint_has_nothing_to_catch_up_with(settings: Settings, tmp_path: Path) -> None:
+    with closing(sink_of(settings, tmp_path)) as sink:
+        sink.catch_up()
+    assert written(settings) == ([], [])
+
+
+@pytest.fixture
+def held(settings: Settings) -> Iterator[Any]:
+    """The table of windows, locked by somebody else until it is released or the test ends."""
+    with connect(settings.credentials("loader")) as connection:
+        connection.execute("lock table raw.trending_windows in share row exclusive mode")
+        yield connection
+
+
+@pytest.mark.usefixtures("small_is_full")
+def test_spark_goes_on_while_a_batch_is_written(settings: Settings, checkpoint: Path, held: Any) -> None:
+    with closing(sink_of(settings, checkpoint)) as sink:
+        sink(batch(3), 0)
+        next_one = threading.Thread(target=sink, args=(batch(2), 1))
+        next_one.start()
+        next_one.join(0.5)
+        assert next_one.is_alive(), "two batches are written at a time"
+        assert KeptBatch(checkpoint / "kept.arrow").read() == (rows(3), 0)
+        assert written(settings) == ([], [])
+        held.rollback()
+        next_one.join()
+        sink.flush()
+        assert written(settings) == (both(5), [(sink.query_id, 1)])
+        assert KeptBatch(checkpoint / "kept.arrow").read() is None
+
+
+@pytest.mark.usefixtures("small_is_full")
+def test_what_is_begun_is_written_at_the_end(settings: Settings, checkpoint: Path) -> None:
+    with closing(sink_of(settings, checkpoint)) as sink:
+        sink(batch(3), 0)
+    assert written(settings)[0] == both(3)
+
+
+@pytest.mark.usefixtures("small_is_full")
+def test_a_batch_that_cant_be_written_is_told_and_written_later(settings: Settings, checkpoint: Path) -> None:
+    stop = threading.Event()
+    away = settings.model_copy(update={"postgres_port": 1})
+    sink = sink_of(away, checkpoint, stop)
+    sink(batch(3), 0)
+    time.sleep(0.3)
+    assert not sink.has_failed, "it doesn't wait for a database that is away"
+    stop.set()
+    with pytest.raises(DatabaseError, match="trending windows can't be written"):
+        sink(batch(2), 1)
+    assert sink.has_failed
+    with pytest.raises(DatabaseError, match="trending windows can't be written"):
+        sink.close()
+    with closing(sink_of(settings, checkpoint)) as later:
+        later.catch_up()
+    assert written(settings) == (both(3), [(sink.query_id, 0)])
+
+
+def test_a_damaged_file_is_told(settings: Settings, checkpoint: Path) -> None:
+    kept = checkpoint / "kept.arrow"
+    KeptBatch(kept).keep(rows(3), 7)
+    kept.write_bytes(kept.read_bytes()[:100])
+    with (
+        closing(sink_of(settings, checkpoint)) as sink,
+        pytest.raises(StreamError, match=rf"{kept} can't be read.*\.$"),
+    ):
+        sink.catch_up()
