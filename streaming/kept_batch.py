@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -39,17 +40,22 @@ class KeptBatch:
             os.close(folder)
 
     def remove(self) -> None:
-        """Forget it: it is written."""
-        self._path.unlink(missing_ok=True)
+        """Forget it, if that can be done: that it is written stands in the ledger."""
+        with suppress(OSError):
+            self._path.unlink()
 
     def read(self) -> tuple[pa.Table, int] | None:
-        """Return the rows and the number; None: there is none. Raises `StreamError`: the file is damaged."""
-        if not self._path.exists():
-            return None
+        """Return the rows and the number; None: there is none. Raises `StreamError`."""
         try:
-            rows = pa.ipc.open_file(self._path.read_bytes()).read_all()
-            return rows, int(rows.schema.metadata[_BATCH_ID])
-        except (pa.ArrowException, OSError, KeyError) as error:
+            content = self._path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StreamError(f"{self._path} can't be read: {error.strerror}") from error
+        try:
+            rows = pa.ipc.open_file(content).read_all()
+            return rows, int((rows.schema.metadata or {})[_BATCH_ID])
+        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
             raise StreamError(
-                f"{self._path} can't be read: {one_line(error)}. Remove its folder, and the job counts anew."
+                f"{self._path} is damaged ({one_line(error)}): remove its folder, and the job counts anew"
             ) from error

@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_LAYOUT = 2
+_LAYOUT = 3
 """Of the state, and of a kept batch. With another one Spark can't go on."""
 _FETCH_WAIT_MS = 5
 _POLL_SECONDS = 0.25
@@ -65,7 +66,10 @@ class BatchProgress:
     lag: dict[int, int]
     """Events that are not processed yet, by partition."""
     latency: float | None
-    """Seconds from when the broker got the batch's oldest event until the batch was done; None: nothing came."""
+    """Seconds from when the broker got the batch's oldest event until Spark had done the batch; None: nothing came.
+
+    A small batch is in Postgres by then, one of a backlog a moment later.
+    """
 
 
 Progress = Callable[[BatchProgress], None]
@@ -144,14 +148,13 @@ def run_trending(
                     last = _follow(query, last, progress, left_out)
                     query = start()
     finally:
-        _end(query)
-        try:
-            sink.close()
-            _follow(query, last, progress, left_out)
-            archiver.look()
-        finally:
-            left_out.close()
-            session.stop()
+        with ExitStack() as at_the_end:  # from the last to the first, whichever of them fails
+            at_the_end.callback(session.stop)
+            at_the_end.callback(left_out.close)
+            at_the_end.callback(archiver.look)
+            at_the_end.callback(sink.close)
+            at_the_end.callback(lambda: _follow(query, last, progress, left_out))
+            _end(query)
     error = query.exception()
     if error is not None:
         raise StreamError(f"the trending job failed: {_first_line(str(error))}") from error

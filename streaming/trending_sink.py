@@ -8,8 +8,8 @@ its plan still runs: without that, Spark's state would not be committed.
 The ledger is keyed by the query's id, which stands in the checkpoint: batches of a new checkpoint are new again. Such
 a query has no state of what came before it, so it writes only windows that it sees whole, and these from nothing.
 
-While there is a backlog, a batch is written beside Spark's work on the next one. Spark has committed it by then, and
-won't repeat it; so what is to be written stands in the checkpoint until then, for the next start.
+While there is a backlog, a batch is written beside Spark's work on the next one. Spark may have committed it by then,
+and won't repeat it; so it stands in the checkpoint until it is written, for the next start.
 """
 
 from __future__ import annotations
@@ -242,16 +242,21 @@ class TrendingSink:
         self._writing: Future[None] | None = None
 
     def catch_up(self) -> None:
-        """Write what an earlier run kept and didn't write, before its query starts anew. Raises what `flush` raises."""
+        """Write what an earlier run kept and didn't write, before its query starts anew.
+
+        Raises what `flush` raises, and `StreamError`: what was kept is damaged.
+        """
+        if not (self._checkpoint / "metadata").exists():
+            self._kept.remove()  # of a query that Spark knows nothing of any more: all is read again
+            return
         if (kept := self._kept.read()) is not None:
             self._write_kept(*kept)
-        if (self._checkpoint / "metadata").exists():
-            self._last = self._patiently(self._last_batch)
+        self._last = self._patiently(self._last_batch)
 
     def __call__(self, listens: DataFrame, batch_id: int) -> None:
         """Write one batch of `transforms.recent_listens`, or begin to. Raises what `flush` raises."""
         if batch_id <= self._last:
-            logger.info("batch %d stands in the database already: only its state is made anew", batch_id)
+            logger.info("batch %d was counted before: only its state is made anew", batch_id)
             listens.write.format("noop").mode("overwrite").save()
             return
         rows = window_changes(listens, self._rules, are_few=self._are_few).toArrow()
@@ -265,9 +270,9 @@ class TrendingSink:
         self._last = batch_id
 
     def flush(self) -> None:
-        """Wait until all batches are written. Raises `DatabaseError` after minutes without a database."""
-        if self._writing is not None:
-            self._writing.result()
+        """Wait until all batches are written. Raises `DatabaseError`, after minutes if there is no database."""
+        if (writing := self._writing) is not None:
+            writing.result()
             self._writing = None
 
     @cached_property
@@ -310,7 +315,7 @@ class TrendingSink:
         return True
 
     def close(self) -> None:
-        """Write what is begun, and close the connection. Raises what `flush` raises."""
+        """Write what is begun, and close the connection, once no batch comes any more. Raises what `flush` raises."""
         try:
             self.flush()
         finally:
@@ -391,4 +396,6 @@ class TrendingSink:
                 logger.warning("the database is gone, trying again: %s", one_line(error))
                 self._connection = None
                 self._stop.wait(delay)
+            except psycopg.Error as error:
+                raise DatabaseError(f"trending windows can't be written: {one_line(error)}") from error
         raise AssertionError("delays never end")

@@ -50,8 +50,9 @@ if moment == "before the commit":
     TrendingSink._merge = dies(TrendingSink._merge)
 if moment == "between the commits":
     TrendingSink.write = dies(TrendingSink.write)
-if moment == "beside the next batch":
+if "beside" in moment:
     trending_sink._FEW_LISTENS = 0
+if moment == "beside the next batch":
     honest_write, honest_flush = TrendingSink.write, TrendingSink.flush
     def write(self, *arguments):
         written.append(arguments)

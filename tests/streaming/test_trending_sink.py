@@ -10,11 +10,12 @@ from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 from uuid import UUID, uuid4
 
 import pyarrow as pa
 import pytest
-from helpers import MakeWarehouse, query
+from helpers import MakeWarehouse, execute, query
 
 from music_pulse.database import connect
 from music_pulse.errors import DatabaseError
@@ -103,10 +104,13 @@ def both(listens: int) -> list[tuple[UUID, int, int]]:
 
 def test_what_was_kept_is_written_once(settings: Settings, checkpoint: Path) -> None:
     KeptBatch(checkpoint / "kept.arrow").keep(rows(3), 7)
-    for _ in range(2):
-        with closing(sink_of(settings, checkpoint)) as sink:
-            sink.catch_up()
-            assert written(settings) == (both(3), [(sink.query_id, 7)])
+    repeated = MagicMock()
+    with closing(sink_of(settings, checkpoint)) as sink:
+        sink.catch_up()
+        assert written(settings) == (both(3), [(sink.query_id, 7)])
+        sink(repeated, 7)
+        assert written(settings) == (both(3), [(sink.query_id, 7)])
+    repeated.write.format.assert_called_once_with("noop")  # so that Spark makes its state
 
 
 def test_a_kill_between_writing_it_and_removing_it_writes_it_no_second_time(
@@ -121,7 +125,8 @@ def test_a_kill_between_writing_it_and_removing_it_writes_it_no_second_time(
         assert kept.read() is None
 
 
-def test_a_new_checkpoint_has_nothing_to_catch_up_with(settings: Settings, tmp_path: Path) -> None:
+def test_a_new_query_has_nothing_to_catch_up_with(settings: Settings, tmp_path: Path) -> None:
+    KeptBatch(tmp_path / "kept.arrow").keep(rows(3), 0)  # Spark's own files are lost, say by a power cut
     with closing(sink_of(settings, tmp_path)) as sink:
         sink.catch_up()
     assert written(settings) == ([], [])
@@ -139,24 +144,30 @@ def held(settings: Settings) -> Iterator[Any]:
 def test_spark_goes_on_while_a_batch_is_written(settings: Settings, checkpoint: Path, held: Any) -> None:
     with closing(sink_of(settings, checkpoint)) as sink:
         sink(batch(3), 0)
-        next_one = threading.Thread(target=sink, args=(batch(2), 1))
+        next_one = threading.Thread(target=sink, args=(batch(2), 1), daemon=True)
         next_one.start()
         next_one.join(0.5)
-        assert next_one.is_alive(), "two batches are written at a time"
-        assert KeptBatch(checkpoint / "kept.arrow").read() == (rows(3), 0)
-        assert written(settings) == ([], [])
-        held.rollback()
-        next_one.join()
+        waits, kept, before = next_one.is_alive(), KeptBatch(checkpoint / "kept.arrow").read(), written(settings)
+        held.rollback()  # before anything may fail: the end waits for what is begun
+        next_one.join(30)
         sink.flush()
+        assert waits, "two batches are written at a time"
+        assert (kept, before) == ((rows(3), 0), ([], []))
         assert written(settings) == (both(5), [(sink.query_id, 1)])
         assert KeptBatch(checkpoint / "kept.arrow").read() is None
 
 
 @pytest.mark.usefixtures("small_is_full")
 def test_what_is_begun_is_written_at_the_end(settings: Settings, checkpoint: Path) -> None:
+    """Also where that fails: it is told."""
     with closing(sink_of(settings, checkpoint)) as sink:
         sink(batch(3), 0)
     assert written(settings)[0] == both(3)
+    execute(settings, "drop table raw.trending_windows")
+    sink = sink_of(settings, checkpoint)
+    sink(batch(2), 1)
+    with pytest.raises(DatabaseError, match="can't be written: relation .* does not exist"):
+        sink.close()
 
 
 @pytest.mark.usefixtures("small_is_full")
@@ -178,12 +189,20 @@ def test_a_batch_that_cant_be_written_is_told_and_written_later(settings: Settin
     assert written(settings) == (both(3), [(sink.query_id, 0)])
 
 
-def test_a_damaged_file_is_told(settings: Settings, checkpoint: Path) -> None:
+@pytest.mark.parametrize("has_a_number", [True, False])
+def test_a_damaged_file_is_told(settings: Settings, checkpoint: Path, has_a_number: bool) -> None:
     kept = checkpoint / "kept.arrow"
     KeptBatch(kept).keep(rows(3), 7)
-    kept.write_bytes(kept.read_bytes()[:100])
-    with (
-        closing(sink_of(settings, checkpoint)) as sink,
-        pytest.raises(StreamError, match=rf"{kept} can't be read.*\.$"),
-    ):
+    if has_a_number:
+        kept.write_bytes(kept.read_bytes()[:100])
+    else:
+        with pa.ipc.new_file(kept, SCHEMA) as writer:
+            writer.write_table(rows(3))
+    with closing(sink_of(settings, checkpoint)) as sink, pytest.raises(StreamError, match=rf"{kept} is damaged"):
+        sink.catch_up()
+
+
+def test_a_file_that_cant_be_read_is_told(settings: Settings, checkpoint: Path) -> None:
+    (checkpoint / "kept.arrow").mkdir()
+    with closing(sink_of(settings, checkpoint)) as sink, pytest.raises(StreamError, match="can't be read: Is a direc"):
         sink.catch_up()
