@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from music_pulse.database import one_line
+from music_pulse.files import sync_folder
 from streaming.client.errors import StreamError
 
 _BATCH_ID = b"batch_id"
@@ -33,11 +34,7 @@ class KeptBatch:
             file.flush()
             os.fsync(file.fileno())
         new.replace(self._path)
-        folder = os.open(self._path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(self._path.parent)
 
     def remove(self) -> None:
         """Forget it, if that can be done: that it is written stands in the ledger."""

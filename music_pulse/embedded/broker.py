@@ -27,8 +27,9 @@ from music_pulse.embedded.broker_configuration import JVM_FLAGS, LOGGING, NODE_I
 from music_pulse.embedded.broker_security import MECHANISM, BrokerSecurity, Login
 from music_pulse.embedded.java import java
 from music_pulse.embedded.lifecycle import EmbeddedServer
-from music_pulse.embedded.plumbing import HOST, free_port, is_free, open_lock, sync_folder, wait_until, write_whole
+from music_pulse.embedded.plumbing import HOST, free_port, is_free, open_lock, wait_until
 from music_pulse.errors import BrokerError, ConfigurationError
+from music_pulse.files import sync_folder, write_whole
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from music_pulse.embedded.plumbing import HOST, write_whole
+from music_pulse.embedded.plumbing import HOST
+from music_pulse.files import write_whole
 
 if TYPE_CHECKING:
     from cryptography import x509

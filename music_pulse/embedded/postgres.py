@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from music_pulse.embedded.lifecycle import EmbeddedServer
-from music_pulse.embedded.plumbing import HOST, free_port, is_free, open_lock, sync_folder, wait_until, write_whole
+from music_pulse.embedded.plumbing import HOST, free_port, is_free, open_lock, wait_until
 from music_pulse.errors import ConfigurationError, DatabaseError
+from music_pulse.files import sync_folder, write_whole
 
 log = logging.getLogger(__name__)
 
