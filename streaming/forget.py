@@ -20,6 +20,7 @@ from music_pulse.settings import Settings
 from streaming.archive import ListensArchive
 from streaming.day_files import DayFiles
 from streaming.listens_table import new_load_id
+from streaming.tables import LOCK_WINDOWS
 from streaming.window_archive import WINDOWS_FILE, archive_windows
 
 # What counted, as the trending job counts it.
@@ -95,10 +96,11 @@ where
 def forget_windows(connection: psycopg.Connection, settings: Settings, names: list[str]) -> dict[str, int]:
     """Take a person's share out of the windows, in the caller's transaction; return rows by table.
 
-    Call it while raw.stream_listens still has the listens of `names` (all spellings). The sink waits from here on until
-    the transaction ends.
+    Call it while raw.stream_listens still has the listens of `names` (all spellings). The sink and the trending job
+    wait from here on until the transaction ends.
     """
     connection.execute("lock table raw.stream_listens in share row exclusive mode")
+    connection.execute(LOCK_WINDOWS)
     parameters = {
         "names": names,
         "cap": settings.trending_listens_per_user,

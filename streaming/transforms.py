@@ -145,10 +145,8 @@ def recent_listens(listens: DataFrame, rules: TrendingRules) -> DataFrame:
     return listens.sparkSession.sql(_CONCERNED.format(**_numbers(rules), blocks="{blocks}"), blocks=blocks)
 
 
-def window_changes(listens: DataFrame, rules: TrendingRules, *, are_few: bool = False) -> DataFrame:
-    """Count what a batch of `recent_listens` adds to each window; of a few listens in one partition.
-
-    `are_few` works `listens` out at once, as a job of its own; else nothing runs before the result is asked for.
+def window_changes(listens: DataFrame, rules: TrendingRules) -> DataFrame:
+    """Count what a batch of `recent_listens` adds to each window.
 
     Rows of (window_start, windows, kind, id, listens, listeners, came, newest, artist_id, artist_name, track_name), by
     kind; `Changes` makes one row a window and entity of them:
@@ -162,11 +160,8 @@ def window_changes(listens: DataFrame, rules: TrendingRules, *, are_few: bool = 
 
     Times are seconds since 1970, ids 16 bytes. On a static frame everything is new, so it counts the windows.
     """
-    # Read more than once, but the state behind it must be worked out once; by all cores, also if one is to count.
-    # In one partition nothing is shuffled: for a few listens the stages of a shuffle cost more than the counting.
-    concerned = listens.localCheckpoint(eager=are_few)
-    if are_few:
-        concerned = concerned.coalesce(1)
+    # Read more than once, but the state behind it must be worked out once.
+    concerned = listens.localCheckpoint(eager=False)
     query = _WINDOW_CHANGES.format(**_numbers(rules), concerned="{concerned}")
     return listens.sparkSession.sql(query, concerned=concerned)
 

@@ -14,13 +14,11 @@ and won't repeat it; so it stands in the checkpoint until it is written, for the
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -37,7 +35,9 @@ from music_pulse.errors import DatabaseError
 from music_pulse.settings import Credentials
 from streaming.client.backoff import delays
 from streaming.kept_batch import KeptBatch
-from streaming.transforms import ARTIST, TRACK, window_changes
+from streaming.tables import LOCK_WINDOWS
+from streaming.transforms import window_changes
+from streaming.trending_changes import Changes
 from streaming.trending_rules import TrendingRules
 
 if TYPE_CHECKING:
@@ -54,8 +54,12 @@ _PATIENCE_SECONDS = 300.0
 """How long a batch waits for a database that is gone."""
 
 _FEW_LISTENS = 10_000
-"""One core counts so many before two have shuffled them; and they are written before another batch begins."""
+"""So many are written before another batch begins, and those of the next one are counted here."""
+_FEW_ROWS = 2 * _FEW_LISTENS
+"""Of `recent_listens`: most listens are one, some two, and some stand beside others."""
 
+_SECONDS = pa.timestamp("s", tz="UTC")
+_TIME = pa.timestamp("us", tz="UTC")
 _STAGE = """
 create temporary table if not exists trending_changes (
     window_start bigint, kind text, id uuid, listens bigint, listeners bigint, artist_name text, track_name text
@@ -69,9 +73,6 @@ copy raw.trending_windows (
     window_start, entity_kind, entity_id, listen_count, listener_count, artist_name, track_name, window_end, updated_at
 ) from stdin (format binary)
 """
-_KEY = ("window_start", "kind", "id")
-_LOCK = "lock table raw.trending_windows in share row exclusive mode"
-"""Readers go on; another writer waits: neither a copy nor a merge bears that somebody else inserts the same row."""
 _HELD = "select coalesce(extract(epoch from max(window_start)), 0)::bigint, now() from raw.trending_windows"
 _MERGE = """
 merge into raw.trending_windows as held
@@ -108,101 +109,6 @@ where query_id = %(query_id)s
 COUNT_LEFT_OUT = """
 insert into raw.trending_left_out (query_id, batch_id, reason, events) values (%s, %s, %s, %s) on conflict do nothing
 """
-
-
-@dataclass(frozen=True)
-class Changes:
-    """What a batch adds: a table with a row for each window and entity, listens by slide, the newest listen."""
-
-    windows: pa.Table
-    """window_start, kind, id (16 bytes), listens, listeners, artist_name, track_name.
-
-    No listens: only a spelling came.
-    """
-    slides: dict[int, int]
-    newest: int | None
-
-    @classmethod
-    def of(cls, rows: pa.Table, rules: TrendingRules) -> Changes:
-        """Read the rows of `transforms.window_changes`; the smallest spelling, by code points, names a window."""
-        kinds = pc.index_in(rows["kind"], _KINDS)
-        counts = rows.set_column(rows.column_names.index("kind"), "kind", kinds).filter(pc.is_valid(kinds))
-        spellings = rows.filter(pc.is_valid(rows["artist_id"]))
-        # Numbers are united and sorted several times as fast as texts and bytes.
-        ids, (counted, tracks, artists) = _numbered(counts["id"], spellings["id"], spellings["artist_id"])
-        names, (artist_names, track_names) = _numbered(spellings["artist_name"], spellings["track_name"])
-        starts = _last_slide(spellings, rules)
-        ranges = [
-            counts.select(_COUNTED).append_column("id", counted),
-            _names_by_slide(TRACK, starts, tracks, artist_names, track_names, rules),
-            _names_by_slide(ARTIST, starts, artists, artist_names, pa.nulls(len(starts), pa.int32()), rules),
-        ]
-        united = _each_window(pa.concat_tables(ranges, promote_options="default"), rules)
-        united = united.group_by(list(_KEY)).aggregate(_UNITED).rename_columns([*_KEY, *dict(_UNITED)])
-        # In the order of the primary key: neighbours there go to the same page.
-        united = united.sort_by([(name, "ascending") for name in _KEY])
-        values = {"kind": _KINDS, "id": ids, "artist_name": names, "track_name": names}
-        columns = {name: united[name] for name in united.column_names}
-        columns |= {name: pc.take(numbered, united[name]) for name, numbered in values.items()}
-        told = rows.filter(pc.is_valid(rows["came"]))
-        slides = pa.table({"slide": _last_slide(told, rules), "came": told["came"]})
-        slides = slides.group_by("slide").aggregate([("came", "sum")])
-        return cls(
-            pa.table(columns),
-            dict(zip(slides["slide"].to_pylist(), slides["came_sum"].to_pylist(), strict=True)),
-            pc.max(told["newest"]).as_py(),
-        )
-
-
-_UNITED = [("listens", "sum"), ("listeners", "sum"), ("artist_name", "min"), ("track_name", "min")]
-_KINDS = pa.array([ARTIST, TRACK])
-_SECONDS = pa.timestamp("s", tz="UTC")
-_TIME = pa.timestamp("us", tz="UTC")
-_COUNTED = ["window_start", "windows", "kind", "listens", "listeners"]
-
-
-def _numbered(*columns: pa.ChunkedArray) -> tuple[pa.Array, list[pa.Array]]:
-    """Number the values of all columns in their order; return the values by number, and the columns in numbers."""
-    coded = pa.chunked_array([chunk for column in columns for chunk in column.chunks], columns[0].type)
-    coded = coded.combine_chunks().dictionary_encode()
-    numbers = pc.subtract(pc.rank(coded.dictionary, tiebreaker="first"), 1).cast(pa.int32()).take(coded.indices)
-    ends = list(itertools.accumulate(map(len, columns)))
-    parts = [numbers.slice(end - len(column), len(column)) for end, column in zip(ends, columns, strict=True)]
-    return coded.dictionary.take(pc.sort_indices(coded.dictionary)), parts
-
-
-def _last_slide(ranges: pa.Table, rules: TrendingRules) -> pa.ChunkedArray:
-    """Tell which slide begins with the last window of each range."""
-    return pc.add(ranges["window_start"], pc.multiply(pc.subtract(ranges["windows"], 1), rules.slide_minutes * 60))
-
-
-def _names_by_slide(
-    kind: str, starts: pa.Array, ids: pa.Array, artist_names: pa.Array, track_names: pa.Array, rules: TrendingRules
-) -> pa.Table:
-    """Give the smallest spelling of a slide to the track or artist, in all windows that hold the slide."""
-    windows = rules.window_minutes // rules.slide_minutes
-    spelled = pa.table({"slide": starts, "id": ids, "artist_name": artist_names, "track_name": track_names})
-    smallest = spelled.group_by(["slide", "id"]).aggregate([("artist_name", "min"), ("track_name", "min")])
-    return pa.table(
-        {
-            "window_start": pc.subtract(smallest["slide"], (windows - 1) * rules.slide_minutes * 60),
-            "windows": pa.repeat(pa.scalar(windows, pa.int64()), smallest.num_rows),
-            "kind": pa.repeat(pc.index(_KINDS, kind).cast(pa.int32()), smallest.num_rows),
-            "id": smallest["id"],
-            "artist_name": smallest["artist_name_min"],
-            "track_name": smallest["track_name_min"],
-        }
-    )
-
-
-def _each_window(ranges: pa.Table, rules: TrendingRules) -> pa.Table:
-    """Make a row a window of rows that hold for several."""
-    each = []
-    for number in range(rules.window_minutes // rules.slide_minutes):
-        held = ranges.filter(pc.greater(ranges["windows"], number))
-        start = pc.add(held["window_start"], number * rules.slide_minutes * 60)
-        each.append(held.set_column(0, "window_start", start))
-    return pa.concat_tables(each)
 
 
 def _copy(cursor: psycopg.Cursor, statement: str, rows: pa.Table) -> None:
@@ -259,11 +165,18 @@ class TrendingSink:
             logger.info("batch %d was counted before: only its state is made anew", batch_id)
             listens.write.format("noop").mode("overwrite").save()
             return
-        rows = window_changes(listens, self._rules, are_few=self._are_few).toArrow()
-        self._are_few = (pc.sum(rows["came"]).as_py() or 0) < _FEW_LISTENS  # of a batch known after it only
+        if self._are_few:
+            recent = listens.toArrow()
+            if recent.num_rows < _FEW_ROWS:
+                self._write(Changes.of_few(recent, self._rules), batch_id)
+                self._last = batch_id
+                return
+            listens = listens.sparkSession.createDataFrame(recent)  # more than looked for; its plan has run
+        rows = window_changes(listens, self._rules).toArrow()
+        self._are_few = (pc.sum(rows["came"]).as_py() or 0) < _FEW_LISTENS
         self.flush()
         if self._are_few:
-            self._write(rows, batch_id)
+            self._write(Changes.of(rows, self._rules), batch_id)
         else:
             self._kept.keep(rows, batch_id)
             self._writing = self._beside.submit(self._write_kept, rows, batch_id)
@@ -324,11 +237,10 @@ class TrendingSink:
                 self._connection.close()
 
     def _write_kept(self, rows: pa.Table, batch_id: int) -> None:
-        self._write(rows, batch_id)
+        self._write(Changes.of(rows, self._rules), batch_id)
         self._kept.remove()
 
-    def _write(self, rows: pa.Table, batch_id: int) -> None:
-        changes = Changes.of(rows, self._rules)
+    def _write(self, changes: Changes, batch_id: int) -> None:
         self._patiently(lambda connection: self.write(connection, changes, batch_id))
 
     def _first_end(self, slide: int) -> int:
@@ -360,7 +272,7 @@ class TrendingSink:
 
     def _merge(self, connection: psycopg.Connection, rows: pa.Table) -> None:
         with connection.cursor() as cursor:
-            cursor.execute(_LOCK)
+            cursor.execute(LOCK_WINDOWS)
             row = cursor.execute(_HELD).fetchone()
             assert row is not None
             held, now = row

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import pyarrow as pa
 import pytest
 from helpers import listen, query
 from pyspark.sql import DataFrame, SparkSession
@@ -35,8 +36,8 @@ from streaming.transforms import (
     window_changes,
     without_blocked,
 )
+from streaming.trending_changes import Changes
 from streaming.trending_rules import TrendingRules
-from streaming.trending_sink import Changes
 
 START = 1_700_000_040
 RULES = TrendingRules()
@@ -74,7 +75,10 @@ def _record(value: bytes | None, broker_time: float) -> tuple[bytes | None, date
 
 
 def changes(listens: DataFrame, rules: TrendingRules, *, are_few: bool = False) -> Counts:
-    united = Changes.of(window_changes(listens, rules, are_few=are_few).toArrow(), rules).windows.to_pylist()
+    if are_few:
+        united = Changes.of_few(listens.toArrow(), rules).windows.to_pylist()
+    else:
+        united = Changes.of(window_changes(listens, rules).toArrow(), rules).windows.to_pylist()
     return {
         (row["window_start"], row["kind"], str(UUID(bytes=row["id"]))): Row(
             row["artist_name"], row["track_name"], row["listens"] or 0, row["listeners"] or 0
@@ -215,44 +219,52 @@ def test_a_static_frame_equals_plain_python(spark: SparkSession, rules: Trending
     assert batch_counts(spark, events, rules) == expected
 
 
-def cached(spark: SparkSession) -> set[int]:
-    """Return the numbers of what Spark holds in memory."""
-    return {held.id() for held in spark.sparkContext._jsc.sc().getRDDStorageInfo()}
+@pytest.mark.parametrize("rules", RULE_SETS)
+def test_a_few_listens_are_counted_the_same_without_spark(spark: SparkSession, rules: TrendingRules) -> None:
+    events = history(random.Random(2), 1_000, minutes=30, late=900)
+    listens = new_listens(spark, events, rules)
+    few = Changes.of_few(listens.toArrow(), rules)
+    many = Changes.of(window_changes(listens, rules).toArrow(), rules)
+    assert few.windows.num_rows > 20
+    assert few.windows.to_pylist() == many.windows.to_pylist()
+    assert (few.slides, few.newest) == (many.slides, many.newest)
 
 
-@pytest.mark.parametrize("are_few", [False, True])
-def test_a_few_listens_are_counted_without_a_shuffle(spark: SparkSession, are_few: bool) -> None:
-    events = history(random.Random(2), 200, minutes=10, late=60)
-    listens = new_listens(spark, events)
-    before = cached(spark)
-    counted_rows = window_changes(listens, RULES, are_few=are_few)
-    assert bool(cached(spark) - before) is are_few, "the state is not worked out before, by all cores"
-    assert ("Exchange" not in counted_rows._jdf.queryExecution().executedPlan().toString()) is are_few
-    assert changes(listens, RULES, are_few=are_few) == windows_of(events, RULES)
+def test_a_batch_of_nothing_changes_nothing(spark: SparkSession) -> None:
+    few = Changes.of_few(new_listens(spark, []).toArrow(), RULES)
+    assert (few.windows.num_rows, few.slides, few.newest) == (0, {}, None)
 
 
-def test_a_batch_after_a_small_one_is_counted_as_a_few(
+def test_a_batch_after_a_small_one_is_counted_as_a_few_if_it_is_one(
     spark: SparkSession, warehouse: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "metadata").write_text(json.dumps({"id": str(UUID(int=1))}), encoding="utf-8")
     with connect(warehouse.credentials("loader"), autocommit=True) as connection:
         create_stream_tables(connection)
-    taken: list[bool] = []
+    counted_by: list[str] = []
 
-    def watched(listens: DataFrame, rules: TrendingRules, *, are_few: bool) -> DataFrame:
-        taken.append(are_few)
-        return window_changes(listens, rules, are_few=are_few)
+    class Watched(Changes):
+        @classmethod
+        def of(cls, rows: pa.Table, rules: TrendingRules) -> Changes:
+            counted_by.append("Spark")
+            return super().of(rows, rules)
 
-    monkeypatch.setattr(trending_sink, "window_changes", watched)
+        @classmethod
+        def of_few(cls, listens: pa.Table, rules: TrendingRules) -> Changes:
+            counted_by.append("Python")
+            return super().of_few(listens, rules)
+
+    monkeypatch.setattr(trending_sink, "Changes", Watched)
     monkeypatch.setattr(trending_sink, "_FEW_LISTENS", 20)
+    monkeypatch.setattr(trending_sink, "_FEW_ROWS", 40)
     events = [
         sent(*(listen(START + 60 * batch, f"Track {each}", user=f"user {batch} {each}") for each in range(size)))
-        for batch, size in enumerate((40, 2, 40, 2))
+        for batch, size in enumerate((40, 2, 3, 40, 2))
     ]
     with closing(trending_sink.TrendingSink(warehouse.credentials("loader"), RULES, tmp_path)) as sink:
         for number, each in enumerate(events):
             sink(new_listens(spark, each), number)
-    assert taken == [False, False, True, False]
+    assert counted_by == ["Spark", "Spark", "Python", "Spark", "Spark"]
     held = query(
         warehouse,
         "select extract(epoch from window_start)::bigint, entity_kind, entity_id::text, artist_name, track_name,"

@@ -23,7 +23,7 @@ from music_pulse.settings import Settings
 from streaming import trending_sink
 from streaming.client.errors import StreamError
 from streaming.kept_batch import KeptBatch
-from streaming.tables import create_stream_tables
+from streaming.tables import LOCK_WINDOWS, create_stream_tables
 from streaming.trending_rules import TrendingRules
 from streaming.trending_sink import TrendingSink
 
@@ -67,7 +67,7 @@ def checkpoint(tmp_path: Path) -> Path:
 def small_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever has a listen is written beside the next batch."""
     monkeypatch.setattr(trending_sink, "_FEW_LISTENS", 1)
-    monkeypatch.setattr(trending_sink, "window_changes", lambda batch, rules, are_few: batch)
+    monkeypatch.setattr(trending_sink, "window_changes", lambda batch, rules: batch)
 
 
 def rows(listens: int, start: int = START) -> pa.Table:
@@ -155,6 +155,35 @@ def test_spark_goes_on_while_a_batch_is_written(settings: Settings, checkpoint: 
         assert (kept, before) == ((rows(3), 0), ([], []))
         assert written(settings) == (both(5), [(sink.query_id, 1)])
         assert KeptBatch(checkpoint / "kept.arrow").read() is None
+
+
+@pytest.mark.usefixtures("small_is_full")
+def test_a_vacuum_keeps_no_batch_waiting(settings: Settings, checkpoint: Path) -> None:
+    with connect(settings.credentials("loader")) as vacuum, closing(sink_of(settings, checkpoint)) as sink:
+        vacuum.execute("lock table raw.trending_windows in share update exclusive mode")
+        written_beside = threading.Thread(target=lambda: (sink(batch(3), 0), sink.flush()), daemon=True)
+        written_beside.start()
+        written_beside.join(30)
+        is_done = not written_beside.is_alive()
+        vacuum.rollback()  # before anything may fail: the end waits for what is begun
+        written_beside.join(30)
+    assert is_done
+    assert written(settings)[0] == both(3)
+
+
+@pytest.mark.usefixtures("small_is_full")
+def test_two_queries_write_one_after_the_other(settings: Settings, checkpoint: Path) -> None:
+    with connect(settings.credentials("loader")) as other, closing(sink_of(settings, checkpoint)) as sink:
+        other.execute(LOCK_WINDOWS)
+        writing = threading.Thread(target=lambda: (sink(batch(3), 0), sink.flush()), daemon=True)
+        writing.start()
+        writing.join(0.5)
+        waits, before = writing.is_alive(), written(settings)
+        other.rollback()
+        writing.join(30)
+    assert waits
+    assert before == ([], [])
+    assert written(settings)[0] == both(3)
 
 
 @pytest.mark.usefixtures("small_is_full")

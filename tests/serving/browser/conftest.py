@@ -19,8 +19,9 @@ from web_server import running
 from music_pulse.database import connect
 from music_pulse.serve import ingest
 from music_pulse.settings import Settings
+from streaming.trending_changes import Changes
 from streaming.trending_rules import TrendingRules
-from streaming.trending_sink import Changes, TrendingSink
+from streaming.trending_sink import TrendingSink
 
 HOSTILE_USER = "<b>mallory</b>"
 HOSTILE_ARTIST = "<img src=x onerror=document.title='broken'>"
