@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from extract.exports.caches import NAMES, Cache
+from extract.exports.caches import NAMES
 from extract.exports.format import Format, Head, json_reader
 from extract.exports.plays import Milliseconds, Moment, Values, utc_seconds_of
 from music_pulse.listens import to_json
@@ -41,17 +41,10 @@ class Stream(msgspec.Struct, gc=False):
     incognito_mode: bool | None = None
 
 
-_REASONS = ("reason_start", "reason_end")
-_FLAGS = ("shuffle", "skipped", "offline", "incognito_mode")
-
-
 def to_play(stream: Stream) -> Values | None:
     """Read one stream."""
     if stream.master_metadata_track_name is None:
         return None
-    kept = (
-        stream.reason_start, stream.reason_end, stream.shuffle, stream.skipped, stream.offline, stream.incognito_mode,
-    )  # fmt: skip
     return (
         utc_seconds_of(stream.ts) - stream.ms_played // 1000,
         NAMES[stream.master_metadata_album_artist_name],
@@ -63,36 +56,38 @@ def to_play(stream: Stream) -> Values | None:
         None,
         None,
         None,
-        _info(_URIS[stream.spotify_track_uri], _REST[kept]),
+        _INFOS[
+            stream.spotify_track_uri,
+            stream.reason_start,
+            stream.reason_end,
+            stream.shuffle,
+            stream.skipped,
+            stream.offline,
+            stream.incognito_mode,
+        ],
     )
 
 
-class _Rest(dict[tuple[Any, ...], str]):
-    """What is kept beside the play, as JSON, each combination written once; flags that aren't set are left out."""
-
-    def __missing__(self, kept: tuple[Any, ...]) -> str:
-        reasons = {name: value for name, value in zip(_REASONS, kept[:2], strict=True) if value}
-        rest = to_json(reasons | {name: True for name, value in zip(_FLAGS, kept[2:], strict=True) if value})[1:]
-        if len(self) < 10_000:
-            self[kept] = rest
-        return rest
+_KEPT = ("spotify_track_uri", "reason_start", "reason_end", "shuffle", "skipped", "offline", "incognito_mode")
+_SIZE = 100_000
+_LONGEST = 1_000
+"""Characters of an object that is remembered."""
 
 
-def _uri(uri: str | None) -> str:
-    return f'{{"spotify_track_uri":"{uri}"' if uri and uri.replace(":", "").isalnum() and uri.isascii() else ""
+class _Infos(dict[tuple[Any, ...], str | None]):
+    """What is kept beside the play, as a JSON object without what isn't set; most plays repeat one. Bounded."""
+
+    def __missing__(self, kept: tuple[Any, ...]) -> str | None:
+        info = {name: value for name, value in zip(_KEPT, kept, strict=True) if value}
+        text = to_json(info) if info else None
+        if len(text or "") <= _LONGEST:
+            if len(self) >= _SIZE:
+                self.clear()
+            self[kept] = text
+        return text
 
 
-_REST = _Rest()
-"""Without the brace that opens it."""
-_URIS = Cache(_uri)
-"""A URI as the beginning of a JSON object; empty where there is none."""
-
-
-def _info(uri: str, rest: str) -> str | None:
-    """Join what is kept to a JSON object; None for an empty one."""
-    if rest == "}":
-        return f"{uri}}}" if uri else None
-    return f"{uri},{rest}" if uri else f"{{{rest}"
+_INFOS = _Infos()
 
 
 def _recognises(head: Head) -> bool:

@@ -153,8 +153,8 @@ def test_an_extended_stream_starts_when_it_ended_less_what_was_played() -> None:
         "track_name": "Daydreaming",
         "album": "Harry's House",
         "played_ms": 187_342,
-        "additional_info": '{"spotify_track_uri":"spotify:track:0uoyRcSBbBsHFpMHmYBJ0j","reason_end":"fwdbtn",'
-        '"reason_start":"trackdone","shuffle":true}',
+        "additional_info": '{"reason_end":"fwdbtn","reason_start":"trackdone","shuffle":true,'
+        '"spotify_track_uri":"spotify:track:0uoyRcSBbBsHFpMHmYBJ0j"}',
         "user_name": "ann",
         "source": "spotify_extended",
     }
@@ -168,7 +168,7 @@ def test_what_is_kept_of_a_stream_beside_the_play_is_always_json() -> None:
     infos = [play.get("additional_info") for play in told("spotify_extended", json.dumps([strange, plain, nothing]))]
     assert infos[2] is None
     assert [json.loads(info) for info in infos[:2] if info] == [
-        {"reason_start": "trackdone", "reason_end": 'x"'},
+        {"spotify_track_uri": 'a"b', "reason_start": "trackdone", "reason_end": 'x"'},
         {"spotify_track_uri": STREAM["spotify_track_uri"]},
     ]
 
