@@ -57,11 +57,13 @@ def shorten_quarantine(settings: Settings, days: int) -> int:
 
 def drop_old_windows(settings: Settings, days: int) -> int:
     """Delete trending windows that are older than `days` and stand in Parquet; return how many rows."""
+    from streaming.tables import LOCK_WINDOWS
     from streaming.window_archive import archive_windows, written_days
 
     folder = settings.archive_dir / "trending_windows"
     archive_windows(settings.credentials("loader"), folder)
     with connect(settings.credentials("loader")) as connection:
+        connection.execute(LOCK_WINDOWS)
         return connection.execute(_OLD_WINDOWS, {"days": days, "written": written_days(folder)}).rowcount
 
 

@@ -11,7 +11,7 @@ _SQL = Path(__file__).with_name("raw.sql").read_text(encoding="utf-8")
 _NAMES = re.findall(r"^create (?:table|index) if not exists (?:raw\.)?(\w+)", _SQL, re.MULTILINE)
 _LOCK = 0x73747265  # any number, the same in all of our processes
 LOCK_WINDOWS = f"select pg_advisory_xact_lock({_LOCK + 1})"
-"""Until the transaction ends, whoever else writes raw.trending_windows waits.
+"""Whoever writes raw.trending_windows begins with it; until the transaction ends, the others wait.
 
 Neither a copy nor a merge bears that somebody else inserts the same row. A lock of the table would also wait for its
 vacuum, for a second (`deadlock_timeout`), and then break that off.

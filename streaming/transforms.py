@@ -2,6 +2,8 @@
 
 records (value, timestamp) -> parsed (-> without_blocked) -> counted -> recent_listens -> window_changes
 
+Of a few listens the last step is `Changes.of_few`, without Spark.
+
 Exact counts of distinct listeners, each listen once and no more than so many of one user, with the one stateful
 operator that Spark allows in update mode: `recent_listens` keeps what each user heard lately, with the batch in which
 it came first. What a listen adds to its windows then depends on its user's other listens alone: it is the user's first
@@ -42,7 +44,7 @@ OLDEST = "oldest"
 """Of the metric `left_out`: when the broker got the batch's oldest event, in ms since 1970."""
 
 TRACK, ARTIST = "track", "artist"
-"""The kinds of rows of `window_changes` that `Changes` asks for."""
+"""The kinds of entities."""
 
 _UUID = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 
@@ -338,7 +340,7 @@ by_user as (
         block, user_key, window_start, entity.kind, entity.id,
         count(*) as held,
         count_if(is_new) as new,
-        max(listened_at) as newest
+        max(if(is_new, listened_at, null)) as newest
     from counted
     where entity is not null
     group by block, user_key, window_start, entity.kind, entity.id

@@ -1,9 +1,9 @@
 """Batches of the trending job -> raw.trending_windows, each exactly once.
 
 One transaction a batch: lock the row of this query in raw.trending_ledger; write nothing if the batch is not beyond
-the last one written; add what the batch changes to the windows; save the batch's id and the watermark; notify. So a
-batch that Spark repeats (it crashed between our commit and its own, or lost its newest commit) changes nothing, though
-its plan still runs: without that, Spark's state would not be committed.
+the last one written; keep other writers out; add what the batch changes to the windows; save the batch's id and the
+watermark; notify. So a batch that Spark repeats (it crashed between our commit and its own, or lost its newest commit)
+changes nothing, though its plan still runs: without that, Spark's state would not be committed.
 
 The ledger is keyed by the query's id, which stands in the checkpoint: batches of a new checkpoint are new again. Such
 a query has no state of what came before it, so it writes only windows that it sees whole, and these from nothing.
@@ -54,9 +54,9 @@ _PATIENCE_SECONDS = 300.0
 """How long a batch waits for a database that is gone."""
 
 _FEW_LISTENS = 10_000
-"""So many are written before another batch begins, and those of the next one are counted here."""
+"""A batch of fewer is written before another one begins, which is counted here, if it has no more than `_FEW_ROWS`."""
 _FEW_ROWS = 2 * _FEW_LISTENS
-"""Of `recent_listens`: most listens are one, some two, and some stand beside others."""
+"""Of `recent_listens`: most listens are one, some two; and some stand beside others, of a flooder all."""
 
 _SECONDS = pa.timestamp("s", tz="UTC")
 _TIME = pa.timestamp("us", tz="UTC")
@@ -165,17 +165,21 @@ class TrendingSink:
             logger.info("batch %d was counted before: only its state is made anew", batch_id)
             listens.write.format("noop").mode("overwrite").save()
             return
+        are_handed_back = False
         if self._are_few:
             recent = listens.toArrow()
             if recent.num_rows < _FEW_ROWS:
+                self.flush()
                 self._write(Changes.of_few(recent, self._rules), batch_id)
                 self._last = batch_id
                 return
-            listens = listens.sparkSession.createDataFrame(recent)  # more than looked for; its plan has run
+            are_handed_back = True  # more than looked for; their plan has run
+            listens = listens.sparkSession.createDataFrame(recent)
         rows = window_changes(listens, self._rules).toArrow()
-        self._are_few = (pc.sum(rows["came"]).as_py() or 0) < _FEW_LISTENS
+        are_few = (pc.sum(rows["came"]).as_py() or 0) < _FEW_LISTENS
         self.flush()
-        if self._are_few:
+        self._are_few = are_few and not are_handed_back
+        if are_few:
             self._write(Changes.of(rows, self._rules), batch_id)
         else:
             self._kept.keep(rows, batch_id)
@@ -205,6 +209,7 @@ class TrendingSink:
             last, watermark, whole_from = self._locked(connection)
             if last >= batch_id:
                 return False
+            connection.execute(LOCK_WINDOWS)
             if last < 0 and whole_from is not None:
                 connection.execute("delete from raw.trending_windows where window_start >= %s", [whole_from])
             closed = -1.0 if watermark is None else watermark.timestamp()
@@ -272,7 +277,6 @@ class TrendingSink:
 
     def _merge(self, connection: psycopg.Connection, rows: pa.Table) -> None:
         with connection.cursor() as cursor:
-            cursor.execute(LOCK_WINDOWS)
             row = cursor.execute(_HELD).fetchone()
             assert row is not None
             held, now = row
@@ -306,6 +310,8 @@ class TrendingSink:
                 if time.monotonic() > deadline or self._stop.is_set():
                     raise DatabaseError(f"trending windows can't be written: {one_line(error)}") from error
                 logger.warning("the database is gone, trying again: %s", one_line(error))
+                if self._connection is not None:
+                    self._connection.close()
                 self._connection = None
                 self._stop.wait(delay)
             except psycopg.Error as error:

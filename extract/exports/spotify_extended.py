@@ -70,7 +70,7 @@ def to_play(stream: Stream) -> Values | None:
 
 _KEPT = ("spotify_track_uri", "reason_start", "reason_end", "shuffle", "skipped", "offline", "incognito_mode")
 _SIZE = 100_000
-_LONGEST = 1_000
+_LONGEST = 300
 """Characters of an object that is remembered."""
 
 

@@ -76,9 +76,14 @@ def _record(value: bytes | None, broker_time: float) -> tuple[bytes | None, date
 
 def changes(listens: DataFrame, rules: TrendingRules, *, are_few: bool = False) -> Counts:
     if are_few:
-        united = Changes.of_few(listens.toArrow(), rules).windows.to_pylist()
-    else:
-        united = Changes.of(window_changes(listens, rules).toArrow(), rules).windows.to_pylist()
+        recent = listens.toArrow()
+        listens = listens.sparkSession.createDataFrame(recent)
+    found = Changes.of(window_changes(listens, rules).toArrow(), rules)
+    united = found.windows.to_pylist()
+    if are_few:
+        few = Changes.of_few(recent, rules)
+        assert few.windows.to_pylist() == united
+        assert (few.slides, few.newest) == (found.slides, found.newest)
     return {
         (row["window_start"], row["kind"], str(UUID(bytes=row["id"]))): Row(
             row["artist_name"], row["track_name"], row["listens"] or 0, row["listeners"] or 0
@@ -222,12 +227,7 @@ def test_a_static_frame_equals_plain_python(spark: SparkSession, rules: Trending
 @pytest.mark.parametrize("rules", RULE_SETS)
 def test_a_few_listens_are_counted_the_same_without_spark(spark: SparkSession, rules: TrendingRules) -> None:
     events = history(random.Random(2), 1_000, minutes=30, late=900)
-    listens = new_listens(spark, events, rules)
-    few = Changes.of_few(listens.toArrow(), rules)
-    many = Changes.of(window_changes(listens, rules).toArrow(), rules)
-    assert few.windows.num_rows > 20
-    assert few.windows.to_pylist() == many.windows.to_pylist()
-    assert (few.slides, few.newest) == (many.slides, many.newest)
+    assert changes(new_listens(spark, events, rules), rules, are_few=True) == windows_of(events, rules)
 
 
 def test_a_batch_of_nothing_changes_nothing(spark: SparkSession) -> None:
@@ -259,12 +259,12 @@ def test_a_batch_after_a_small_one_is_counted_as_a_few_if_it_is_one(
     monkeypatch.setattr(trending_sink, "_FEW_ROWS", 40)
     events = [
         sent(*(listen(START + 60 * batch, f"Track {each}", user=f"user {batch} {each}") for each in range(size)))
-        for batch, size in enumerate((40, 2, 3, 40, 2))
+        for batch, size in enumerate((40, 2, 3, 40, 2, 3, 40))
     ]
     with closing(trending_sink.TrendingSink(warehouse.credentials("loader"), RULES, tmp_path)) as sink:
         for number, each in enumerate(events):
             sink(new_listens(spark, each), number)
-    assert counted_by == ["Spark", "Spark", "Python", "Spark", "Spark"]
+    assert counted_by == ["Spark", "Spark", "Python", "Spark", "Spark", "Python", "Spark"]
     held = query(
         warehouse,
         "select extract(epoch from window_start)::bigint, entity_kind, entity_id::text, artist_name, track_name,"

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,7 @@ from music_pulse.errors import DatabaseError
 from music_pulse.settings import Settings
 from streaming import trending_sink
 from streaming.client.errors import StreamError
+from streaming.forget import forget_windows
 from streaming.kept_batch import KeptBatch
 from streaming.tables import LOCK_WINDOWS, create_stream_tables
 from streaming.trending_rules import TrendingRules
@@ -46,6 +48,22 @@ SCHEMA = pa.schema(
     }
 )
 """Of `transforms.window_changes`."""
+
+RECENT = pa.table(
+    {
+        "user_key": ["ann"],
+        "is_new": [True],
+        "slide": [START],
+        "window_start": [START],
+        "last_start": [START],
+        "listened_at": [START + 10],
+        "track_id": [TRACK.bytes],
+        "artist_id": [ARTIST.bytes],
+        "artist_name": ["Can"],
+        "track_name": ["Vitamin C"],
+    }
+)
+"""What `Changes.of_few` reads of `transforms.recent_listens`: a listen, as counted in one window."""
 
 
 @pytest.fixture
@@ -161,7 +179,7 @@ def test_spark_goes_on_while_a_batch_is_written(settings: Settings, checkpoint: 
 def test_a_vacuum_keeps_no_batch_waiting(settings: Settings, checkpoint: Path) -> None:
     with connect(settings.credentials("loader")) as vacuum, closing(sink_of(settings, checkpoint)) as sink:
         vacuum.execute("lock table raw.trending_windows in share update exclusive mode")
-        written_beside = threading.Thread(target=lambda: (sink(batch(3), 0), sink.flush()), daemon=True)
+        written_beside = threading.Thread(target=write, args=(sink,), daemon=True)
         written_beside.start()
         written_beside.join(30)
         is_done = not written_beside.is_alive()
@@ -172,18 +190,88 @@ def test_a_vacuum_keeps_no_batch_waiting(settings: Settings, checkpoint: Path) -
 
 
 @pytest.mark.usefixtures("small_is_full")
-def test_two_queries_write_one_after_the_other(settings: Settings, checkpoint: Path) -> None:
-    with connect(settings.credentials("loader")) as other, closing(sink_of(settings, checkpoint)) as sink:
+def test_a_new_query_begins_once_the_one_before_has_written(settings: Settings, checkpoint: Path) -> None:
+    """What that wrote is deleted with the rest that the new one counts anew."""
+    begin = datetime.fromtimestamp(START, UTC)
+    new = TrendingSink(settings.credentials("loader"), RULES, checkpoint, whole_from=begin)
+    with connect(settings.credentials("loader")) as other, closing(new) as sink:
         other.execute(LOCK_WINDOWS)
-        writing = threading.Thread(target=lambda: (sink(batch(3), 0), sink.flush()), daemon=True)
+        other.execute(
+            "insert into raw.trending_windows values"
+            " (%s, %s, 'artist', %s, 'Can', null, 5, 5, now())",
+            [begin, begin + timedelta(minutes=5), ARTIST],
+        )  # fmt: skip
+        writing = threading.Thread(target=write, args=(sink,), daemon=True)
         writing.start()
-        writing.join(0.5)
-        waits, before = writing.is_alive(), written(settings)
-        other.rollback()
+        waits = waiting(settings)
+        other.commit()
         writing.join(30)
     assert waits
-    assert before == ([], [])
     assert written(settings)[0] == both(3)
+
+
+def write(sink: TrendingSink) -> None:
+    sink(batch(3), 0)
+    sink.flush()
+
+
+def waiting(settings: Settings) -> bool:
+    """Whether somebody comes to wait for an advisory lock."""
+    asked = "select count(*) from pg_locks where locktype = 'advisory' and not granted"
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if query(settings, asked) != [(0,)]:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_an_erasure_and_a_batch_write_one_after_the_other(settings: Settings) -> None:
+    def erase() -> None:
+        with connect(settings.credentials("admin")) as connection:
+            forget_windows(connection, settings, ["ann"])
+
+    with connect(settings.credentials("loader")) as other:
+        other.execute(LOCK_WINDOWS)
+        erasing = threading.Thread(target=erase, daemon=True)
+        erasing.start()
+        waits = waiting(settings)
+        other.rollback()
+        erasing.join(30)
+    assert waits
+    assert not erasing.is_alive()
+
+
+def test_a_few_listens_that_cant_be_written_are_written_when_they_come_again(
+    settings: Settings, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trending_sink, "window_changes", lambda batch, rules: batch)
+    few = SimpleNamespace(toArrow=lambda: RECENT)
+    with closing(sink_of(settings, checkpoint)) as sink:
+        sink(batch(3), 0)
+        execute(settings, "alter table raw.trending_windows rename to away")
+        with pytest.raises(DatabaseError, match="can't be written: relation .* does not exist"):
+            sink(few, 1)  # type: ignore[arg-type]
+        execute(settings, "alter table raw.away rename to trending_windows")
+        for _ in range(2):
+            sink(few, 1)  # type: ignore[arg-type]
+            few.write = MagicMock()
+    assert written(settings) == (both(4), [(sink.query_id, 1)])
+
+
+@pytest.mark.usefixtures("small_is_full")
+def test_a_few_listens_wait_for_the_batch_before(settings: Settings, checkpoint: Path) -> None:
+    """One that could not be written isn't passed over, were the query started anew with the same sink."""
+    stop = threading.Event()
+    stop.set()
+    sink = sink_of(settings.model_copy(update={"postgres_port": 1}), checkpoint, stop)
+    sink(batch(3), 0)
+    sink._are_few = True
+    with pytest.raises(DatabaseError, match="trending windows can't be written"):
+        sink(SimpleNamespace(toArrow=lambda: RECENT), 1)  # type: ignore[arg-type]
+    with pytest.raises(DatabaseError, match="trending windows can't be written"):
+        sink.close()
+    assert (KeptBatch(checkpoint / "kept.arrow").read() or [None, None])[1] == 0
 
 
 @pytest.mark.usefixtures("small_is_full")
