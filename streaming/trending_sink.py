@@ -54,7 +54,7 @@ _PATIENCE_SECONDS = 300.0
 """How long a batch waits for a database that is gone."""
 
 _FEW_LISTENS = 10_000
-"""A batch of fewer is written before another one begins, which is counted here, if it has no more than `_FEW_ROWS`."""
+"""A batch of fewer is written before another one begins, which is counted here, if it has fewer than `_FEW_ROWS`."""
 _FEW_ROWS = 2 * _FEW_LISTENS
 """Of `recent_listens`: most listens are one, some two; and some stand beside others, of a flooder all."""
 

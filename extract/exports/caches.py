@@ -15,7 +15,7 @@ _LONGEST = 1_000
 _ROOM = 20_000_000
 """Those of all keys together."""
 
-K = TypeVar("K", bound=str | bytes | None)
+K = TypeVar("K", bound=str | bytes | tuple[Any, ...] | None)
 V = TypeVar("V")
 
 
@@ -29,7 +29,7 @@ class Cache(dict[K, V]):
 
     def __missing__(self, key: K) -> V:
         value = self._compute(key)
-        length = 0 if key is None else len(key)
+        length = _length(key)
         if length <= _LONGEST:
             if len(self) >= _SIZE or self._held + length > _ROOM:
                 self.clear()
@@ -37,6 +37,13 @@ class Cache(dict[K, V]):
             self._held += length
             self[key] = value
         return value
+
+
+def _length(key: Any) -> int:
+    """Count the characters or bytes of a key, or of the texts in one."""
+    if isinstance(key, tuple):
+        return sum(map(_length, key))
+    return len(key) if isinstance(key, str | bytes) else 0
 
 
 NAMES: Cache[str | None, str | None] = Cache(lambda name: name)

@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from extract.exports.caches import NAMES
+from extract.exports.caches import NAMES, Cache
 from extract.exports.format import Format, Head, json_reader
 from extract.exports.plays import Milliseconds, Moment, Values, utc_seconds_of
 from music_pulse.listens import to_json
@@ -69,25 +69,16 @@ def to_play(stream: Stream) -> Values | None:
 
 
 _KEPT = ("spotify_track_uri", "reason_start", "reason_end", "shuffle", "skipped", "offline", "incognito_mode")
-_SIZE = 100_000
-_LONGEST = 300
-"""Characters of an object that is remembered."""
 
 
-class _Infos(dict[tuple[Any, ...], str | None]):
-    """What is kept beside the play, as a JSON object without what isn't set; most plays repeat one. Bounded."""
-
-    def __missing__(self, kept: tuple[Any, ...]) -> str | None:
-        info = {name: value for name, value in zip(_KEPT, kept, strict=True) if value}
-        text = to_json(info) if info else None
-        if len(text or "") <= _LONGEST:
-            if len(self) >= _SIZE:
-                self.clear()
-            self[kept] = text
-        return text
+def _info(kept: tuple[Any, ...]) -> str | None:
+    """Write what is set of `_KEPT` as a JSON object; None for nothing."""
+    info = {name: value for name, value in zip(_KEPT, kept, strict=True) if value}
+    return to_json(info) if info else None
 
 
-_INFOS = _Infos()
+_INFOS: Cache[tuple[Any, ...], str | None] = Cache(_info)
+"""What is kept beside the play, as JSON: many plays repeat one."""
 
 
 def _recognises(head: Head) -> bool:
