@@ -43,7 +43,7 @@ def _length(key: Any) -> int:
     """Count the characters or bytes of a key, or of the texts in one."""
     if isinstance(key, tuple):
         return sum(map(_length, key))
-    return len(key) if isinstance(key, str | bytes) else 0
+    return 0 if key is None or isinstance(key, bool) else len(key)
 
 
 NAMES: Cache[str | None, str | None] = Cache(lambda name: name)
