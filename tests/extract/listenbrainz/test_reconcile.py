@@ -15,6 +15,7 @@ from helpers import MakeWarehouse, execute, query
 from extract.listenbrainz import extract_listenbrainz
 from extract.listenbrainz.reconcile import Reconciled, reconcile_listenbrainz
 from music_pulse.errors import ExternalAPIError, ReconciliationError, UnknownUserError
+from music_pulse.forget import forget
 from music_pulse.settings import Settings
 
 DAY = 86_400
@@ -288,6 +289,10 @@ def test_a_renamed_user_is_explained_and_nothing_is_deleted(settings: Settings, 
     assert (done.error, done.note[:26]) == (None, "ListenBrainz has no user 'Ro"[:26])
     extract_listenbrainz(settings, ["bob"])
     assert [one.requests for one in reconcile_listenbrainz(settings, ["bob"])] == [1]
+    assert done.note.endswith("so that nothing counts under both names: pulse forget --user Rob")
+    forget(settings, "Rob")
+    assert query(settings, "select user_name, count(*) from raw.listens group by 1") == [("Bob", LISTENS)]
+    assert [one.requests for one in reconcile_listenbrainz(settings, None)] == [1]
 
 
 def test_another_case_of_the_name_is_the_same_user(settings: Settings, api: ListenBrainzDouble) -> None:
