@@ -110,6 +110,9 @@ class Settings(BaseSettings):
     s3_endpoint_url: str | None = Field(None, description="S3 endpoint, where it isn't AWS.")
     s3_access_key_id: str | None = Field(None, description="S3 key; default: the AWS environment's.")
     s3_secret_access_key: SecretStr | None = Field(None, description="Its secret.")
+    gcs_endpoint_url: str | None = Field(
+        None, description="Endpoint of Google Cloud Storage, where it isn't Google's: asked without credentials."
+    )
 
     blocklist_key: SecretStr | None = Field(None, description="Key of raw.blocked_users; default: a file in home.")
 

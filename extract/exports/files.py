@@ -15,6 +15,9 @@ from hashlib import file_digest
 from pathlib import Path, PurePath
 from typing import IO, Any
 
+import pyarrow as pa
+
+from extract.exports.google import GoogleStorage
 from extract.rows import MAX_LINE
 from music_pulse.errors import ConfigurationError, InputError
 from music_pulse.settings import Settings
@@ -34,7 +37,7 @@ class FoundFile:
     location: str
     is_named: bool
     filesystem: Any = None
-    """The fsspec file system of a remote file."""
+    """The file system of a remote file: fsspec's, or one that does as much."""
 
     @contextmanager
     def local(self) -> Iterator[Path]:
@@ -117,10 +120,7 @@ def _filesystem(settings: Settings, location: str) -> Any:
         )
     if scheme != "gs":
         raise ConfigurationError(f"{location}: files are imported from paths, s3:// and gs://")
-    try:
-        return fsspec.filesystem("gs")
-    except ImportError:
-        raise ConfigurationError(f"{location}: gs:// needs the package gcsfs beside Music Pulse") from None
+    return GoogleStorage(settings)
 
 
 def content_hash(path: Path) -> str:
@@ -138,8 +138,18 @@ def reading(name: str | Path) -> Iterator[None]:
         raise InputError(f"{name}: no such file") from None
     except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         raise InputError(f"{name}: damaged or incomplete ({error}): nothing of it was landed") from error
-    except OSError as error:
-        raise InputError(f"{name}: can't be read: {error.strerror or error}") from None
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{name}: can't be read: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    text = getattr(error, "strerror", None) or str(error)
+    if "OAuth2 access token" in text:
+        return (
+            "no credentials for Google Cloud: set GOOGLE_APPLICATION_CREDENTIALS to a key file, or run "
+            "`gcloud auth application-default login`"
+        )
+    return " ".join(text.partition(" error_info=")[0].split())
 
 
 @contextmanager

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import gzip
+import ssl
+import threading
+from datetime import timedelta
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
+from socket import socket
 
 import pytest
-from fsspec.implementations.dirfs import DirFileSystem
-from fsspec.implementations.local import LocalFileSystem
-from fsspec.registry import _registry
+from google_storage import google_bucket
 
-from extract.exports import files
+from extract.exports import files, google
 from extract.exports.files import FoundFile, find_files, opened, unchanged
+from music_pulse.embedded.broker_security import BrokerSecurity
 from music_pulse.errors import ConfigurationError, InputError
 from music_pulse.settings import Settings
 
@@ -65,28 +69,69 @@ def test_an_address_of_another_kind_is_refused() -> None:
         found("ftp://host/a.json")
 
 
-def test_a_bucket_of_google_is_read_through_its_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Folders on disk, behind fsspec's own interface, stand for the buckets: gcsfs isn't installed."""
+def test_buckets_of_google_are_looked_through_and_files_copied() -> None:
+    with google_bucket() as bucket:
+        settings = Settings(_env_file=None, gcs_endpoint_url=bucket.url)
+        names = ("ann/b #1.json", "ann/in/a.json", "ann/.c.json", "ann/__MACOSX/d.json", "bob/d.json", "bob/in/d.json")
+        for name in names:
+            bucket.put(name, name.encode())
+        bucket.put("ann/in/", b" ")  # as consoles mark a folder
 
-    class Buckets(DirFileSystem):
-        protocol = "gs"
+        def seen(*locations: str) -> list[str]:
+            return [file.location for file in find_files(settings, locations)]
 
-        def __init__(self) -> None:
-            super().__init__(path=str(tmp_path), fs=LocalFileSystem(), skip_instance_cache=True)
+        ann = ["gs://histories/ann/b #1.json", "gs://histories/ann/in/a.json"]
+        assert seen("gs://histories/ann") == seen("gs://histories/ann/", ann[1]) == ann
+        assert seen("gs://histories") == [*ann, "gs://histories/bob/d.json", "gs://histories/bob/in/d.json"]
+        assert seen("gs://histories/*/[cd].json") == ["gs://histories/bob/d.json"]
+        assert seen("gs://histories/**/d.json") == ["gs://histories/bob/d.json", "gs://histories/bob/in/d.json"]
+        assert seen("gs://histories/b*b/**") == ["gs://histories/bob/d.json", "gs://histories/bob/in/d.json"]
+        missing = ["gs://histories/ann/no.json", "gs://histories/no*", "gs://no/a.json"]
+        assert seen(*missing) == missing
+        for file in find_files(settings, ann):
+            with file.local() as copy:
+                assert copy.name == file.location.rpartition("/")[2]
+                assert f"gs://histories/{copy.read_text()}" == file.location
+            assert not copy.exists()
+        for file in find_files(settings, missing):
+            with pytest.raises(InputError, match=r"gs://.*: no such file$"), file.local():
+                pass
 
-    for name in ("histories/ann/b.json", "histories/ann/in/a.json", "histories/ann/.c.json", "histories/bob/d.json"):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(name)
-    monkeypatch.setitem(_registry, "gs", Buckets)
-    assert found("gs://histories/ann") == ["gs://histories/ann/b.json", "gs://histories/ann/in/a.json"]
-    assert found("gs://histories/*/d.json", "gs://no/a.json") == ["gs://histories/bob/d.json", "gs://no/a.json"]
-    [file, missing] = find_files(Settings(_env_file=None), ["gs://histories/bob/d.json", "gs://no/a.json"])
-    with file.local() as copy:
-        assert (copy.name, copy.read_text()) == ("d.json", "histories/bob/d.json")
-    assert not copy.exists()
-    with pytest.raises(InputError, match="gs://no/a.json: no such file"), missing.local():
-        pass
+
+def test_google_that_cannot_be_reached_is_an_error_of_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(google, "_RETRY", timedelta(seconds=1))
+    with socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        settings = Settings(_env_file=None, gcs_endpoint_url=f"http://127.0.0.1:{unused.getsockname()[1]}")
+        with pytest.raises(InputError) as caught:
+            find_files(settings, ["gs://histories/a.json"])
+    assert str(caught.value).startswith("gs://histories/a.json: can't be read: ")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+def test_a_certificate_that_is_not_trusted_is_an_error_of_one_line(tmp_path: Path) -> None:
+    BrokerSecurity(tmp_path).set_up()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "server.pem")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    try:
+        settings = Settings(_env_file=None, gcs_endpoint_url=f"https://localhost:{server.server_address[1]}")
+        with pytest.raises(InputError, match=r"^gs://histories/a.json: can't be read: .*certificate.*$") as caught:
+            find_files(settings, ["gs://histories/a.json"])
+        assert len(str(caught.value)) < 300
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_without_credentials_google_is_not_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(google, "_RETRY", timedelta(seconds=1))
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "missing.json"))
+    with pytest.raises(InputError, match="no credentials for Google Cloud: set GOOGLE_APPLICATION_CREDENTIALS"):
+        find_files(Settings(_env_file=None), ["gs://histories/a.json"])
 
 
 @pytest.mark.parametrize(

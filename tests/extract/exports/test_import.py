@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google_storage import google_bucket
 from helpers import DATA, MakeWarehouse, query
 from moto.server import ThreadedMotoServer
 
@@ -19,7 +20,7 @@ from extract.exports.report import NEAR_SECONDS
 from extract.skips import MIN_PLAY_SECONDS
 from music_pulse.blocklist import block
 from music_pulse.database import connect
-from music_pulse.errors import ConfigurationError, InputError
+from music_pulse.errors import InputError
 from music_pulse.settings import PROJECT_ROOT, Settings
 
 SHORT = {"endTime": "2022-12-01 00:03", "artistName": "A", "trackName": "T", "msPlayed": 60_000}
@@ -306,9 +307,18 @@ def test_files_come_from_s3(make_warehouse: MakeWarehouse, monkeypatch: pytest.M
         server.stop()
 
 
-def test_gcs_says_what_it_needs(module_warehouse: Settings) -> None:
-    with pytest.raises(ConfigurationError, match="needs the package gcsfs"):
-        import_files(module_warehouse, ["gs://bucket/a.json"], user_name="ann")
+def test_files_come_from_google(make_warehouse: MakeWarehouse) -> None:
+    with google_bucket() as bucket:
+        settings = make_warehouse(gcs_endpoint_url=bucket.url)
+        bucket.put("ann/endsong_0.json", (DATA / "endsong_0.json").read_bytes())
+        bucket.put("ann/in/other.json.gz", gzip.compress(streams(2)))
+        done = import_files(settings, ["gs://histories/ann"], user_name="ann")
+        assert [(file.name, file.landed) for file in done.files] == [
+            ("gs://histories/ann/endsong_0.json", 208),
+            ("gs://histories/ann/in/other.json.gz", 2),
+        ]
+        done = import_files(settings, ["gs://histories/*/endsong*", "gs://histories/no.json"], user_name="ann")
+        assert outcome(done) == {"endsong_0.json": "imported before", "no.json": "gs://histories/no.json: no such file"}
 
 
 def test_the_shortest_play_is_the_same_here_and_in_dbt() -> None:
