@@ -89,10 +89,10 @@ def is_hidden(path: PurePath) -> bool:
 def _find_remote(settings: Settings, location: str) -> Iterator[FoundFile]:
     filesystem = _filesystem(settings, location)
     with reading(location):
-        if glob.has_magic(location):
-            paths = sorted(filesystem.glob(location))
-        elif filesystem.isdir(location):
+        if filesystem.isdir(location):
             paths = sorted(filesystem.find(location))
+        elif glob.has_magic(location):
+            paths = sorted(filesystem.glob(location))
         else:
             yield FoundFile(location, True, filesystem)
             return
@@ -144,12 +144,14 @@ def reading(name: str | Path) -> Iterator[None]:
 
 def _reason(error: Exception) -> str:
     text = getattr(error, "strerror", None) or str(error)
+    text = " ".join(text.partition(" error_info=")[0].split())
     if "OAuth2 access token" in text:
+        why = text.rpartition("underlying error message was: ")[2]
         return (
-            "no credentials for Google Cloud: set GOOGLE_APPLICATION_CREDENTIALS to a key file, or run "
+            f"no token for Google Cloud ({why}): set GOOGLE_APPLICATION_CREDENTIALS to a key file, or run "
             "`gcloud auth application-default login`"
         )
-    return " ".join(text.partition(" error_info=")[0].split())
+    return text
 
 
 @contextmanager

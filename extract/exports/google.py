@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from pathlib import PurePosixPath
 from typing import IO, Any, cast
 
+from music_pulse.errors import ConfigurationError, InputError
 from music_pulse.settings import Settings
 
 SCHEME = "gs://"
 _RETRY = timedelta(seconds=30)
 """For how long a request is tried again; Arrow's own default is 15 minutes."""
 _FIRST_MAGIC = re.compile(r"[*?\[]")
+_ENDPOINT = re.compile(r"(https?)://([^/\s]+)/?")
 
 
 class GoogleStorage:
     """What importing needs of an fsspec file system; locations begin with `gs://`, what is found is without it.
 
-    Credentials are Google's application default ones; an endpoint of one's own is asked without any. Raises `OSError`
-    and `pyarrow.ArrowException`.
+    Credentials are Google's application default ones; an endpoint of one's own is asked without any. Raises
+    `ConfigurationError` for what is no endpoint; its methods raise `OSError` and `pyarrow.ArrowException`.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -26,15 +29,31 @@ class GoogleStorage:
 
         options: dict[str, Any] = {"retry_time_limit": _RETRY}
         if settings.gcs_endpoint_url:
-            scheme, _, address = settings.gcs_endpoint_url.rstrip("/").rpartition("://")
-            options |= {"anonymous": True, "scheme": scheme or "https", "endpoint_override": address}
+            endpoint = _ENDPOINT.fullmatch(settings.gcs_endpoint_url)
+            if not endpoint:
+                raise ConfigurationError("PULSE_GCS_ENDPOINT_URL is no address like https://storage.example.com:443")
+            options |= {"anonymous": True, "scheme": endpoint[1], "endpoint_override": endpoint[2]}
         self._arrow = GcsFileSystem(**options)
 
     def isdir(self, location: str) -> bool:
-        """Whether it is a bucket, or the beginning of names in one."""
+        """Whether it is a bucket, or the beginning of names in one, as it surely is meant with a slash at the end.
+
+        Raises `InputError`.
+        """
         from pyarrow.fs import FileType
 
-        return bool(self._arrow.get_file_info(_path(location)).type == FileType.Directory)
+        path = _path(location)
+        if not path:
+            raise InputError(f"{location}: names no bucket")
+        if _FIRST_MAGIC.search(path.partition("/")[0]):
+            return False  # no bucket is called so
+        if "/" not in path:
+            return True  # to ask after a bucket itself takes a right that reading from it doesn't
+        if "//" in path:
+            return False  # Arrow can't name such an object: opening it says so
+        if location.endswith("/"):
+            return bool(self.find(location))
+        return bool(self._arrow.get_file_info(path).type == FileType.Directory)
 
     def find(self, location: str) -> list[str]:
         """Return the files below."""
@@ -44,17 +63,29 @@ class GoogleStorage:
         return [info.path for info in self._arrow.get_file_info(selector) if info.is_file]
 
     def glob(self, location: str) -> list[str]:
-        """Return the files that a pattern matches; the bucket is written out."""
+        """Return the files that a pattern matches, and those below what it matches. Raises `InputError`."""
         from fsspec.utils import glob_translate
 
         path = _path(location)
         fixed = _FIRST_MAGIC.split(path)[0].rpartition("/")[0]
-        matches = re.compile(glob_translate(path)).match
-        return [found for found in self.find(fixed) if matches(found)]
+        if not fixed:
+            raise InputError(f"{location}: write the bucket's name out")
+        try:
+            matches = re.compile(glob_translate(path)).match
+        except ValueError as error:
+            raise InputError(f"{location}: no pattern: {error}") from None
+        return [
+            found
+            for found in self.find(fixed)
+            if any(matches(str(place)) for place in (found, *PurePosixPath(found).parents))
+        ]
 
     def open(self, location: str, mode: str = "rb") -> IO[bytes]:
-        """Open a file to be read from its beginning to its end."""
-        return cast("IO[bytes]", self._arrow.open_input_stream(_path(location)))
+        """Open a file to be read from its beginning to its end, packed as it is."""
+        path = _path(location)
+        if "/" not in path:
+            raise FileNotFoundError(location)  # a bucket that holds nothing, or isn't there
+        return cast("IO[bytes]", self._arrow.open_input_stream(path, compression=None))
 
 
 def _path(location: str) -> str:

@@ -6,7 +6,6 @@ refused record, by its payload.
 
 from __future__ import annotations
 
-import shlex
 from array import array
 from collections.abc import Hashable
 from typing import Any, NamedTuple
@@ -206,8 +205,7 @@ def unknown_user(connection: psycopg.Connection, name: str, error: UnknownUserEr
         return error
     return UnknownUserError(
         f"ListenBrainz has no user {known!r} any more: renamed or deleted there; what is held stays as it is. "
-        "Go on under the new name with: pulse run --user NEW_NAME; then, so that nothing counts under both names: "
-        f"pulse forget --user {shlex.quote(known)}",
+        "Renamed: go on with pulse run --user NEW_NAME, and see docs/reconciliation.md, so that nothing counts twice",
         url=error.url,
         status=error.status,
     )

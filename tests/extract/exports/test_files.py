@@ -86,7 +86,19 @@ def test_buckets_of_google_are_looked_through_and_files_copied() -> None:
         assert seen("gs://histories/*/[cd].json") == ["gs://histories/bob/d.json"]
         assert seen("gs://histories/**/d.json") == ["gs://histories/bob/d.json", "gs://histories/bob/in/d.json"]
         assert seen("gs://histories/b*b/**") == ["gs://histories/bob/d.json", "gs://histories/bob/in/d.json"]
-        missing = ["gs://histories/ann/no.json", "gs://histories/no*", "gs://no/a.json"]
+        assert seen("gs://histories/b*") == ["gs://histories/bob/d.json", "gs://histories/bob/in/d.json"]
+        bucket.put("bob", b"a file called like a folder")
+        assert seen("gs://histories/bob") == ["gs://histories/bob"]
+        assert seen("gs://histories/bob/") == ["gs://histories/bob/d.json", "gs://histories/bob/in/d.json"]
+        bucket.put("odd[1]/a.json", b"[]")
+        assert seen("gs://histories/odd[1]") == ["gs://histories/odd[1]/a.json"]
+        missing = [
+            "gs://histories/ann/no.json",
+            "gs://histories/no*",
+            "gs://no/a.json",
+            "gs://histories/no/",
+            "gs://no",
+        ]
         assert seen(*missing) == missing
         for file in find_files(settings, ann):
             with file.local() as copy:
@@ -96,6 +108,41 @@ def test_buckets_of_google_are_looked_through_and_files_copied() -> None:
         for file in find_files(settings, missing):
             with pytest.raises(InputError, match=r"gs://.*: no such file$"), file.local():
                 pass
+
+
+@pytest.mark.parametrize("content", [gzip.compress(b"{}" * 1_000), b"[]"])
+def test_a_packed_file_of_google_is_copied_as_it_is(content: bytes) -> None:
+    with google_bucket() as bucket:
+        bucket.put("a.json.gz", content)
+        settings = Settings(_env_file=None, gcs_endpoint_url=bucket.url)
+        [file] = find_files(settings, ["gs://histories/a.json.gz"])
+        with file.local() as copy:
+            assert copy.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("location", "says"),
+    [("gs://h*/a.json", "write the bucket's name out"), ("gs://histories/a**/b", "no pattern"), ("gs://", "bucket")],
+)
+def test_an_address_of_google_that_leads_nowhere_is_refused(location: str, says: str) -> None:
+    with google_bucket() as bucket:
+        settings = Settings(_env_file=None, gcs_endpoint_url=bucket.url)
+        with pytest.raises(InputError, match=says):
+            find_files(settings, [location])
+
+
+def test_an_object_that_cannot_be_named_is_refused_alone() -> None:
+    with google_bucket() as bucket:
+        settings = Settings(_env_file=None, gcs_endpoint_url=bucket.url)
+        [file] = find_files(settings, ["gs://histories/a//b.json"])
+        with pytest.raises(InputError, match="gs://histories/a//b.json: can't be read: Empty path"), file.local():
+            pass
+
+
+@pytest.mark.parametrize("url", ["storage.example.com", "ftp://host", "http://", "http://host/path"])
+def test_what_is_no_endpoint_is_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="PULSE_GCS_ENDPOINT_URL"):
+        find_files(Settings(_env_file=None, gcs_endpoint_url=url), ["gs://histories/a.json"])
 
 
 def test_google_that_cannot_be_reached_is_an_error_of_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +177,7 @@ def test_a_certificate_that_is_not_trusted_is_an_error_of_one_line(tmp_path: Pat
 def test_without_credentials_google_is_not_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(google, "_RETRY", timedelta(seconds=1))
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "missing.json"))
-    with pytest.raises(InputError, match="no credentials for Google Cloud: set GOOGLE_APPLICATION_CREDENTIALS"):
+    with pytest.raises(InputError, match=r"no token for Google Cloud \(.+\): set GOOGLE_APPLICATION_CREDENTIALS"):
         find_files(Settings(_env_file=None), ["gs://histories/a.json"])
 
 

@@ -289,7 +289,7 @@ def test_a_renamed_user_is_explained_and_nothing_is_deleted(settings: Settings, 
     assert (done.error, done.note[:26]) == (None, "ListenBrainz has no user 'Ro"[:26])
     extract_listenbrainz(settings, ["bob"])
     assert [one.requests for one in reconcile_listenbrainz(settings, ["bob"])] == [1]
-    assert done.note.endswith("so that nothing counts under both names: pulse forget --user Rob")
+    assert done.note.endswith("see docs/reconciliation.md, so that nothing counts twice")
     forget(settings, "Rob")
     assert query(settings, "select user_name, count(*) from raw.listens group by 1") == [("Bob", LISTENS)]
     assert [one.requests for one in reconcile_listenbrainz(settings, None)] == [1]
