@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import pyarrow as pa
 
-from extract.exports.google import GoogleStorage
+from extract.exports.google import GoogleStorage, reason
 from extract.rows import MAX_LINE
 from music_pulse.errors import ConfigurationError, InputError
 from music_pulse.settings import Settings
@@ -105,10 +105,10 @@ def _find_remote(settings: Settings, location: str) -> Iterator[FoundFile]:
 
 
 def _filesystem(settings: Settings, location: str) -> Any:
-    import fsspec
-
     scheme = location.split("://")[0]
     if scheme == "s3":
+        import fsspec
+
         secret = settings.s3_secret_access_key
         return fsspec.filesystem(
             "s3",
@@ -139,19 +139,8 @@ def reading(name: str | Path) -> Iterator[None]:
     except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         raise InputError(f"{name}: damaged or incomplete ({error}): nothing of it was landed") from error
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{name}: can't be read: {_reason(error)}") from None
-
-
-def _reason(error: Exception) -> str:
-    text = getattr(error, "strerror", None) or str(error)
-    text = " ".join(text.partition(" error_info=")[0].split())
-    if "OAuth2 access token" in text:
-        why = text.rpartition("underlying error message was: ")[2]
-        return (
-            f"no token for Google Cloud ({why}): set GOOGLE_APPLICATION_CREDENTIALS to a key file, or run "
-            "`gcloud auth application-default login`"
-        )
-    return text
+        text = " ".join((getattr(error, "strerror", None) or str(error)).split())
+        raise InputError(f"{name}: can't be read: {reason(text)}") from None
 
 
 @contextmanager

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import re
 from datetime import timedelta
+from itertools import takewhile
 from pathlib import PurePosixPath
 from typing import IO, Any, cast
 
@@ -13,7 +15,6 @@ from music_pulse.settings import Settings
 SCHEME = "gs://"
 _RETRY = timedelta(seconds=30)
 """For how long a request is tried again; Arrow's own default is 15 minutes."""
-_FIRST_MAGIC = re.compile(r"[*?\[]")
 _ENDPOINT = re.compile(r"(https?)://([^/\s]+)/?")
 
 
@@ -21,7 +22,8 @@ class GoogleStorage:
     """What importing needs of an fsspec file system; locations begin with `gs://`, what is found is without it.
 
     Credentials are Google's application default ones; an endpoint of one's own is asked without any. Raises
-    `ConfigurationError` for what is no endpoint; its methods raise `OSError` and `pyarrow.ArrowException`.
+    `ConfigurationError` for what is no endpoint; its methods raise `InputError` for an address without a bucket,
+    `OSError` and `pyarrow.ArrowException`.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -36,17 +38,10 @@ class GoogleStorage:
         self._arrow = GcsFileSystem(**options)
 
     def isdir(self, location: str) -> bool:
-        """Whether it is a bucket, or the beginning of names in one, as it surely is meant with a slash at the end.
-
-        Raises `InputError`.
-        """
+        """Whether it is a bucket, or the beginning of names in one, as it surely is meant with a slash at the end."""
         from pyarrow.fs import FileType
 
         path = _path(location)
-        if not path:
-            raise InputError(f"{location}: names no bucket")
-        if _FIRST_MAGIC.search(path.partition("/")[0]):
-            return False  # no bucket is called so
         if "/" not in path:
             return True  # to ask after a bucket itself takes a right that reading from it doesn't
         if "//" in path:
@@ -63,13 +58,11 @@ class GoogleStorage:
         return [info.path for info in self._arrow.get_file_info(selector) if info.is_file]
 
     def glob(self, location: str) -> list[str]:
-        """Return the files that a pattern matches, and those below what it matches. Raises `InputError`."""
+        """Return the files that a pattern matches, and those below what it matches."""
         from fsspec.utils import glob_translate
 
         path = _path(location)
-        fixed = _FIRST_MAGIC.split(path)[0].rpartition("/")[0]
-        if not fixed:
-            raise InputError(f"{location}: write the bucket's name out")
+        fixed = "/".join(takewhile(lambda part: not glob.has_magic(part), path.split("/")))
         try:
             matches = re.compile(glob_translate(path)).match
         except ValueError as error:
@@ -88,5 +81,21 @@ class GoogleStorage:
         return cast("IO[bytes]", self._arrow.open_input_stream(path, compression=None))
 
 
+def reason(error: str) -> str:
+    """Return what a user can do with an error of Google's client; another error as it is."""
+    text = error.partition(" error_info=")[0]
+    if "OAuth2 access token" not in text:
+        return text
+    why = text.rpartition("underlying error message was: ")[2]
+    return (
+        f"no token for Google Cloud ({why}): set GOOGLE_APPLICATION_CREDENTIALS to a key file, or run "
+        "`gcloud auth application-default login`"
+    )
+
+
 def _path(location: str) -> str:
-    return location.removeprefix(SCHEME).rstrip("/")
+    path = location.removeprefix(SCHEME).rstrip("/")
+    bucket = path.partition("/")[0]
+    if not bucket or glob.has_magic(bucket):
+        raise InputError(f"{location}: write the bucket's name out")
+    return path
